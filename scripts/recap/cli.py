@@ -1,0 +1,76 @@
+"""What every entry script shares: logging, exit codes, and settings from the shell."""
+
+import argparse
+import json
+import logging
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from .errors import EXIT_BUG, RecapError
+from .logs import configure_logging
+
+logger = logging.getLogger(__name__)
+
+EXIT_CODES = """\
+exit codes:
+  0  success
+  1  a bug: the traceback above it is worth reporting
+  2  bad input or configuration: the message says where and what to do
+  3  an evidence gate failed: the result would not be trustworthy"""
+
+
+def make_parser(description: str, example: str) -> argparse.ArgumentParser:
+    """Return a parser whose ``--help`` ends with an example and the exit codes."""
+    return argparse.ArgumentParser(
+        description=description,
+        epilog=f"example:\n  {example}\n\n{EXIT_CODES}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+
+
+def run_cli(
+    main: Callable[[argparse.Namespace], None],
+    parser: argparse.ArgumentParser,
+    argv: list[str] | None = None,
+) -> None:
+    """Parse, run ``main`` and leave with the exit code its outcome stands for."""
+    args = parser.parse_args(argv)
+    configure_logging()
+    try:
+        main(args)
+    except RecapError as error:
+        logger.error("%s", error)
+        sys.exit(error.exit_code)
+    except Exception:
+        logger.exception("unexpected error")
+        sys.exit(EXIT_BUG)
+
+
+def load_settings(text: str) -> dict[str, Any]:
+    """Read settings given as inline JSON or as the path of a JSON or YAML file.
+
+    Raises:
+        RecapError: if ``text`` is neither, or does not hold a mapping.
+    """
+    if text.lstrip().startswith("{"):
+        source, content = "the inline JSON", text
+    else:
+        path = Path(text)
+        if not path.is_file():
+            raise RecapError(f"settings file {text} does not exist; pass JSON or a path")
+        source, content = str(path), path.read_text(encoding="utf-8")
+    try:
+        # JSON first: YAML reads 1e-3 as a string.
+        value = json.loads(content)
+    except json.JSONDecodeError:
+        try:
+            value = yaml.safe_load(content)
+        except yaml.YAMLError as error:
+            raise RecapError(f"cannot read settings from {source}: {error}") from error
+    if not isinstance(value, dict):
+        raise RecapError(f"settings from {source} must be a mapping, not {type(value).__name__}")
+    return value

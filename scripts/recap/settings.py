@@ -1,0 +1,134 @@
+"""Typed settings of every stage: one source for defaults, schema and documentation.
+
+The configuration is validated against these models when the workflow is
+parsed; each stage's command line rebuilds its model from the JSON that its
+rule passes. Descriptions and defaults end up in the configuration reference.
+"""
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Dtype = Literal["float32", "bfloat16", "float16"]
+
+
+class Settings(BaseModel):
+    """Base of all settings: unknown keys are refused, values never change."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ValidateSettings(Settings):
+    """Which raw records are fit to enter the pipeline."""
+
+    max_reject_share: float = Field(
+        0.1, ge=0, le=1, description="stop when more than this share of the lines is rejected"
+    )
+    max_caption_chars: int = Field(
+        20_000, ge=1, description="longest caption in characters, special tokens excluded"
+    )
+    max_line_bytes: int = Field(4_194_304, ge=1024, description="longest line in bytes")
+    max_image_pixels: int = Field(
+        67_108_864, ge=1, description="largest image in pixels, read from its header"
+    )
+
+
+class CurateSettings(Settings):
+    """How the corpus is cut for parallel work."""
+
+    shard_size: int = Field(10_000, ge=1, description="records a shard")
+
+
+class CaptionSettings(Settings):
+    """How the captioner decodes; part of the key under which a caption is stored."""
+
+    prompt: str | None = Field(
+        None, description="text before the caption; none for plain captioning"
+    )
+    max_new_tokens: int = Field(30, ge=1, description="longest caption in tokens")
+    num_beams: int = Field(1, ge=1, description="1 is greedy")
+    dtype: Dtype = Field("bfloat16", description="floating-point type of the captioner")
+    batch_size: int = Field(64, ge=1, description="images a forward pass")
+
+
+class LoraSettings(Settings):
+    """The adapter of stage 2 (rank, alpha and dropout as in the reference run)."""
+
+    rank: int = Field(16, ge=1, description="rank r of the update")
+    alpha: float = Field(32, gt=0, description="the update is scaled by alpha / r")
+    dropout: float = Field(0.1, ge=0, lt=1, description="dropout on the adapter's input")
+
+
+class StageSettings(Settings):
+    """One training stage."""
+
+    global_batch_size: int = Field(ge=1, description="samples an optimizer update")
+    micro_batch_size: int = Field(1, ge=1, description="samples a forward pass and rank")
+    learning_rate: float = Field(gt=0, description="peak learning rate")
+    warmup_ratio: float = Field(0.03, ge=0, le=1, description="share of updates to warm up")
+    weight_decay: float = Field(0.0, ge=0, description="AdamW weight decay")
+    max_grad_norm: float = Field(1.0, ge=0, description="gradient clipping norm; 0 switches it off")
+    epochs: int = Field(1, ge=1, description="passes over the training set")
+    max_length: int = Field(2048, ge=8, description="longest sequence, image tokens included")
+    image_aspect_ratio: Literal["square", "pad"] = Field(
+        description="`square` crops the centre, `pad` keeps the whole image"
+    )
+    group_by_modality_length: bool = Field(
+        False, description="never mix image and text-only samples in an update; sort by length"
+    )
+    dtype: Dtype = Field("bfloat16", description="type of weights and activations")
+    gradient_checkpointing: bool = Field(True, description="recompute activations to save memory")
+    logging_steps: int = Field(1, ge=1, description="updates between telemetry lines")
+    save_steps: int = Field(50, ge=1, description="updates between resumable checkpoints")
+
+
+class FinetuneSettings(StageSettings):
+    """Stage 2: instruction tuning with LoRA."""
+
+    lora: LoraSettings = LoraSettings()  # type: ignore[call-arg]
+
+
+class TrainSettings(Settings):
+    """Both stages of a run."""
+
+    pretrain: StageSettings
+    finetune: FinetuneSettings
+
+
+class MergeSettings(Settings):
+    """How the adapter becomes part of the weights."""
+
+    dtype: Dtype = Field("bfloat16", description="type of the merged weights")
+    max_shard_size: str = Field("5GB", description="largest weights file")
+    parity_prompts: int = Field(4, ge=1, description="image prompts of the parity gate")
+    parity_max_new_tokens: int = Field(8, ge=1, description="tokens compared a prompt")
+
+
+class EvaluateSettings(Settings):
+    """How answers are generated."""
+
+    batch_size: int = Field(16, ge=1, description="questions a forward pass")
+    dtype: Dtype = Field("float16", description="type of weights and activations")
+
+
+class CompareSettings(Settings):
+    """How arms are compared."""
+
+    confidence: float = Field(0.95, gt=0, lt=1, description="level of the intervals")
+    bootstrap_samples: int = Field(2000, ge=100, description="bootstrap resamples")
+    permutation_samples: int = Field(10_000, ge=100, description="random sign flips of the p-value")
+    power: float = Field(0.8, gt=0, lt=1, description="power of the minimum detectable effect")
+    seed: int = Field(2024, description="seed of the resampling")
+
+
+class ReportSettings(Settings):
+    """What the report shows."""
+
+    title: str = Field("mgm-recap comparison", description="heading of the page")
+    gallery_size: int = Field(12, ge=0, description="records in the caption gallery")
+    example_answers: int = Field(12, ge=0, description="changed answers shown")
+    image_width: int = Field(160, ge=16, description="width of thumbnails in pixels")
+    color_scheme: list[str] = Field(
+        default=["#4c72b0", "#dd8452", "#55a868", "#c44e52", "#8172b3", "#937860"],
+        description="one colour an arm, in order",
+    )

@@ -1,0 +1,35 @@
+"""Balanced, never empty, contiguous shards of a sequence of known length."""
+
+from .errors import RecapError
+
+
+def shard_count(total: int, shard_size: int) -> int:
+    """Return how many shards of at most ``shard_size`` hold ``total`` items."""
+    if total < 1 or shard_size < 1:
+        raise RecapError(f"cannot cut {total} items into shards of {shard_size}")
+    return -(-total // shard_size)
+
+
+def shard_bounds(total: int, count: int) -> list[tuple[int, int]]:
+    """Return ``count`` half-open ranges covering ``range(total)``.
+
+    Sizes differ by at most one and none is empty, unlike the ``ceil(n / k)``
+    chunks of LLaVA's evaluation scripts, whose last workers may get nothing.
+
+    Raises:
+        RecapError: if there are more shards than items.
+    """
+    if not 1 <= count <= total:
+        raise RecapError(f"cannot cut {total} items into {count} non-empty shards")
+    base, extra = divmod(total, count)
+    bounds, start = [], 0
+    for index in range(count):
+        stop = start + base + (1 if index < extra else 0)
+        bounds.append((start, stop))
+        start = stop
+    return bounds
+
+
+def shard_names(count: int) -> list[str]:
+    """Return the shard wildcards, counted from ``00000``."""
+    return [f"{index:05d}" for index in range(count)]
