@@ -1,0 +1,1 @@
+"""Comparison of arms: statistics, the contract between arms, and the report."""

@@ -1,0 +1,150 @@
+"""The file that tells the comparison where every result of an experiment lies.
+
+The rules write it, so this module imports nothing heavy. Paths are relative
+to the working directory of the job that reads them.
+"""
+
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from ..errors import RecapError
+from ..io import read_json
+
+Stage = Literal["pretrain", "finetune"]
+STAGES: tuple[Stage, ...] = ("pretrain", "finetune")
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ArmInputs(_Part):
+    """One arm: where its training set and its curation are described."""
+
+    arm: str = Field(description="name of the arm, a row of the arms sheet")
+    description: str = Field("", description="one line about the recipe, from the sheet")
+    dataset_manifest: Path | None = Field(
+        None, description="manifest of the LLaVA training set; none for funnel-only arms"
+    )
+    funnel: Path | None = Field(None, description="funnel.json: records in and out by stage")
+    matched: bool = Field(
+        True, description="false declares that ids, questions or budget may differ on purpose"
+    )
+    identical_to: str | None = Field(
+        None, description="arm this one repeats on purpose: an A/A pair, the noise floor"
+    )
+
+
+class RunInputs(_Part):
+    """One arm trained with one seed."""
+
+    arm: str
+    seed: int
+    telemetry: dict[Stage, Path] = Field(default={}, description="JSONL, one row an update")
+    manifests: dict[Stage, Path] = Field(default={}, description="train manifest by stage")
+    check: Path | None = Field(None, description="check.json of the adapter")
+    merge: Path | None = Field(None, description="report of the merge")
+    parity: Path | None = Field(None, description="parity.json, merged against unmerged")
+
+
+class EvaluationInputs(_Part):
+    """One run's answers to one benchmark."""
+
+    arm: str
+    seed: int
+    benchmark: str
+    score: Path = Field(description="score.json: accuracy in points, count, protocol")
+    scores: Path = Field(description="scores.jsonl: one row a question")
+
+
+class BenchmarkInputs(_Part):
+    """A benchmark and its protocol, as it is printed beside every number."""
+
+    name: str
+    protocol: dict[str, Any] = Field(default={}, description="prompt, decoding, metric, data")
+
+
+class PerfInputs(_Part):
+    """What a job cost."""
+
+    label: str = Field(description="such as `caption blip2 00003` or `finetune baseline seed 1`")
+    path: Path
+
+
+class ComparisonInputs(_Part):
+    """Everything the comparison and the report read."""
+
+    experiment: str
+    title: str = ""
+    scale: str = Field("", description="label of the scale, such as `demo` or `full_400k`")
+    notes: str = Field("", description="what a reader must know before believing a number")
+    stand_ins: list[str] = Field(
+        default=[], description="models that only stand in for real ones; empty if none"
+    )
+    reference: str = Field(description="the arm the others are compared with")
+    arms: list[ArmInputs] = Field(min_length=1, description="compared arms, in order")
+    funnel_arms: list[ArmInputs] = Field(default=[], description="curated, but not trained")
+    seeds: list[int] = Field(min_length=1)
+    runs: list[RunInputs] = []
+    benchmarks: list[BenchmarkInputs] = Field(min_length=1)
+    evaluations: list[EvaluationInputs]
+    perf: list[PerfInputs] = []
+    settings: dict[str, Any] = Field(
+        default={}, description="resolved settings shown under provenance"
+    )
+    commands: list[str] = Field(default=[], description="shell lines that reproduce the result")
+
+    @model_validator(mode="after")
+    def _complete(self) -> "ComparisonInputs":
+        names = self.arm_names
+        if len(set(names)) != len(names):
+            raise ValueError(f"`arms` lists a name twice: {names}")
+        if self.reference not in names:
+            raise ValueError(f"`reference` {self.reference} is not among `arms`: {names}")
+        for arm in self.arms:
+            if arm.identical_to is not None and arm.identical_to not in names:
+                raise ValueError(f"arm {arm.arm}: `identical_to` {arm.identical_to} is no arm")
+        keys = [(e.arm, e.seed, e.benchmark) for e in self.evaluations]
+        wanted = [(a, s, b.name) for b in self.benchmarks for a in names for s in self.seeds]
+        if sorted(keys) != sorted(wanted):
+            missing = [k for k in wanted if k not in keys]
+            extra = [k for k in keys if k not in wanted]
+            raise ValueError(f"`evaluations` lack {missing} and have unexpected {extra}")
+        return self
+
+    @property
+    def arm_names(self) -> list[str]:
+        """Return the names of the compared arms, in order."""
+        return [arm.arm for arm in self.arms]
+
+    @property
+    def challengers(self) -> list[ArmInputs]:
+        """Return the arms compared with the reference, in order."""
+        return [arm for arm in self.arms if arm.arm != self.reference]
+
+    def evaluation(self, arm: str, seed: int, benchmark: str) -> EvaluationInputs:
+        """Return the files of one run on one benchmark."""
+        key = (arm, seed, benchmark)
+        return next(e for e in self.evaluations if (e.arm, e.seed, e.benchmark) == key)
+
+    def run(self, arm: str, seed: int) -> RunInputs | None:
+        """Return the files of one run, or ``None`` if none are given."""
+        return next((r for r in self.runs if (r.arm, r.seed) == (arm, seed)), None)
+
+
+def load_inputs(path: str | Path) -> ComparisonInputs:
+    """Read and validate the comparison inputs.
+
+    Raises:
+        RecapError: naming the file and every key that is wrong.
+    """
+    try:
+        return ComparisonInputs.model_validate(read_json(path))
+    except ValidationError as error:
+        problems = "; ".join(
+            f"`{'.'.join(str(p) for p in item['loc']) or '(top level)'}`: {item['msg']}"
+            for item in error.errors()
+        )
+        raise RecapError(f"{path}: {problems}") from error
