@@ -1,0 +1,1 @@
+"""MGM (Mini-Gemini): model, files, LoRA, merge and the checks around them."""

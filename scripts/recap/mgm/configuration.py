@@ -1,0 +1,217 @@
+"""The configuration of an MGM model, and its form on disk.
+
+On disk it is upstream's flat ``config.json``: the language model's keys, the
+``mm_*`` keys, and under ``recap`` what upstream looks up in folders that may
+not exist where the checkpoint is read.
+"""
+
+import copy
+from pathlib import Path
+from typing import Any
+
+from transformers import AutoConfig, CLIPVisionConfig, PreTrainedConfig
+
+from ..errors import RecapError
+from ..io import read_json
+from .openclip import read_convnext_size
+from .parts import ModelParts
+from .processing import ImagePreprocessor
+
+MODEL_TYPES = {"gemma": "mgm_gemma", "llama": "mgm", "mistral": "mgm_mistral"}
+ARCHITECTURES = {
+    "gemma": "MGMGemmaForCausalLM",
+    "llama": "MGMLlamaForCausalLM",
+    "mistral": "MGMMistralForCausalLM",
+}
+# mm_* keys of upstream's config.json and the values MGM-2B has
+MM_DEFAULTS: dict[str, Any] = {
+    "mm_hidden_size": 1024,
+    "mm_hidden_size_aux": 2880,
+    "mm_vision_tower": "clip",
+    "mm_vision_tower_aux": "convnext",
+    "mm_projector_type": "mlp2x_gelu",
+    "mm_projector_lr": None,
+    "mm_vision_select_layer": -2,
+    "mm_vision_select_feature": "patch",
+    "mm_use_im_start_end": False,
+    "mm_use_im_patch_token": False,
+    "use_mm_proj": True,
+    "image_size_aux": 768,
+    "image_grid": 1,
+    "image_global": False,
+    "image_grid_pinpoints": None,
+    "image_aspect_ratio": "square",
+    "optimize_vision_tower": False,
+    "optimize_vision_tower_aux": False,
+    "tune_mm_mlp_adapter": False,
+    "freeze_mm_mlp_adapter": False,
+    "tokenizer_padding_side": "right",
+    "tokenizer_model_max_length": 2048,
+}
+_RECAP_KEY = "recap"
+_OMITTED = {"_name_or_path", "transformers_version", "architectures", "model_type", "dtype"}
+_VISION_OMITTED = _OMITTED - {"model_type"}
+
+
+class MGMConfig(PreTrainedConfig):
+    """Language model, both towers and the ``mm_*`` settings.
+
+    Attributes:
+        text_config: configuration of the language model.
+        vision_config: configuration of the CLIP tower.
+        convnext: ``{"name", "depths", "dims"}`` of the auxiliary tower.
+        preprocessor: ``{"image_size_aux", "mean", "std"}``.
+        conversation: name of the template.
+        drop_path: stochastic depth of the auxiliary tower in training, 0 is none.
+    """
+
+    model_type = "mgm"
+    has_no_defaults_at_init = True
+
+    def __init__(
+        self,
+        text_config: Any = None,
+        vision_config: Any = None,
+        convnext: dict[str, Any] | None = None,
+        preprocessor: dict[str, Any] | None = None,
+        conversation: str = "gemma",
+        drop_path: float = 0.0,
+        **kwargs: Any,
+    ) -> None:
+        for name, default in MM_DEFAULTS.items():
+            setattr(self, name, kwargs.pop(name, default))
+        self.text_config = pin_activation(text_config)
+        self.vision_config = vision_config
+        self.convnext = dict(convnext or {})
+        self.preprocessor = dict(preprocessor or {})
+        self.conversation = conversation
+        self.drop_path = drop_path
+        if text_config is not None:
+            kwargs.setdefault("tie_word_embeddings", bool(text_config.tie_word_embeddings))
+        super().__init__(**kwargs)
+
+    def get_text_config(self, *_args: Any, **_kwargs: Any) -> Any:
+        """Return the language model's configuration."""
+        return self.text_config
+
+    @property
+    def hidden_size(self) -> int:
+        """Width of the language model."""
+        return int(self.text_config.hidden_size)
+
+    @property
+    def vocab_size(self) -> int:
+        """Size of the vocabulary."""
+        return int(self.text_config.vocab_size)
+
+
+def pin_activation(text_config: Any) -> Any:
+    """Make Gemma's activation the tanh GELU, whatever the library's version reads.
+
+    transformers 4.38 takes ``hidden_act: gelu`` for the exact GELU, later
+    versions for the tanh form that Gemma was trained with.
+    """
+    if getattr(text_config, "model_type", None) == "gemma":
+        text_config.hidden_act = "gelu_pytorch_tanh"
+        text_config.hidden_activation = "gelu_pytorch_tanh"
+    return text_config
+
+
+def config_from_parts(parts: ModelParts, **settings: Any) -> MGMConfig:
+    """Return the configuration of a model put together from folders.
+
+    Args:
+        parts: the folders.
+        settings: values for ``mm_*`` keys, for instance ``image_aspect_ratio``.
+
+    Raises:
+        RecapError: if a folder is missing or not what it should be.
+    """
+    parts.require()
+    vision = CLIPVisionConfig.from_pretrained(parts.clip, local_files_only=True)
+    convnext = read_convnext_size(parts.convnext)
+    preprocessor = ImagePreprocessor.from_parts(parts)
+    _check_sizes(parts, vision, convnext)
+    return MGMConfig(
+        text_config=AutoConfig.from_pretrained(parts.language_model, local_files_only=True),
+        vision_config=vision,
+        convnext=convnext,
+        preprocessor=preprocessor.as_settings(),
+        conversation=parts.conversation,
+        mm_hidden_size=vision.hidden_size,
+        mm_hidden_size_aux=sum(convnext["dims"]),
+        mm_vision_tower=parts.clip.name,
+        mm_vision_tower_aux=parts.convnext.name,
+        image_size_aux=parts.image_size_aux,
+        **settings,
+    )
+
+
+def _check_sizes(parts: ModelParts, vision: Any, convnext: dict[str, Any]) -> None:
+    grid = vision.image_size // vision.patch_size
+    stride = 4 * 2 ** (len(convnext["dims"]) - 1)
+    size = parts.image_size_aux
+    if size % stride or (size // 4) % grid:
+        raise RecapError(
+            f"image_size_aux {size} does not fit: it must be a multiple of {stride} (ConvNeXt) "
+            f"and a quarter of it a multiple of {grid} (CLIP's grid)"
+        )
+
+
+def config_to_disk(config: MGMConfig, dtype: str) -> dict[str, Any]:
+    """Return upstream's flat ``config.json``, portable between machines."""
+    text = config.text_config.to_dict()
+    kind = text["model_type"]
+    flat = {key: value for key, value in text.items() if key not in _OMITTED}
+    rope = flat.pop("rope_parameters", None) or {}
+    if "rope_theta" in rope:
+        flat["rope_theta"] = rope["rope_theta"]
+        flat["rope_scaling"] = None if rope.get("rope_type") in (None, "default") else rope
+    vision = config.vision_config.to_dict()
+    flat |= {name: getattr(config, name) for name in MM_DEFAULTS}
+    flat |= {
+        "architectures": [ARCHITECTURES.get(kind, f"MGM{kind.title()}ForCausalLM")],
+        "model_type": MODEL_TYPES.get(kind, f"mgm_{kind}"),
+        "torch_dtype": dtype,
+        "use_cache": True,
+        _RECAP_KEY: {
+            "text_model_type": kind,
+            "vision_config": {k: v for k, v in vision.items() if k not in _VISION_OMITTED},
+            "convnext": config.convnext,
+            "preprocessor": config.preprocessor,
+            "conversation": config.conversation,
+            "drop_path": config.drop_path,
+        },
+    }
+    return dict(sorted(flat.items()))
+
+
+def config_from_disk(folder: str | Path) -> MGMConfig:
+    """Read the configuration of a full checkpoint.
+
+    Raises:
+        RecapError: if ``config.json`` is not one that this library wrote.
+    """
+    path = Path(folder) / "config.json"
+    flat = copy.deepcopy(read_json(path))
+    ours = flat.pop(_RECAP_KEY, None)
+    if not isinstance(ours, dict):
+        raise RecapError(
+            f"{path} has no {_RECAP_KEY!r} section with the towers' configurations; write the "
+            "checkpoint with merge_lora_weights.py"
+        )
+    settings = {name: flat.pop(name) for name in MM_DEFAULTS if name in flat}
+    for name in ("architectures", "model_type", "torch_dtype", "use_cache"):
+        flat.pop(name, None)
+    theta, scaling = flat.pop("rope_theta", None), flat.pop("rope_scaling", None)
+    if theta is not None:
+        flat["rope_parameters"] = scaling or {"rope_type": "default", "rope_theta": theta}
+    return MGMConfig(
+        text_config=AutoConfig.for_model(ours["text_model_type"], **flat),
+        vision_config=CLIPVisionConfig(**ours["vision_config"]),
+        convnext=ours["convnext"],
+        preprocessor=ours["preprocessor"],
+        conversation=ours["conversation"],
+        drop_path=ours["drop_path"],
+        **settings,
+    )

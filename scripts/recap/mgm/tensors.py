@@ -1,0 +1,235 @@
+"""Files of named tensors: safetensors and pickled ``.bin``, sharded or not."""
+
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from ..errors import RecapError
+from ..hashing import digest_json, sha256_bytes
+from ..io import atomic_path, read_json, write_json
+
+INDEX_FILE = "model.safetensors.index.json"
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+_UNITS = {"KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
+
+
+@dataclass(frozen=True)
+class TensorSource:
+    """A tensor that is only read when it is needed.
+
+    Attributes:
+        shape: its shape.
+        dtype: its type.
+        load: reads it.
+    """
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    load: Callable[[], torch.Tensor]
+
+    @property
+    def nbytes(self) -> int:
+        """Size in bytes."""
+        return self.dtype.itemsize * int(torch.Size(self.shape).numel())
+
+
+def torch_dtype(name: str) -> torch.dtype:
+    """Return the torch type of a settings name.
+
+    Raises:
+        RecapError: for any other name.
+    """
+    if name not in DTYPES:
+        raise RecapError(f"unknown dtype {name!r}; known: {sorted(DTYPES)}")
+    return DTYPES[name]
+
+
+def write_safetensors(path: str | Path, tensors: Mapping[str, torch.Tensor]) -> None:
+    """Write tensors in name order, atomically; equal tensors give equal bytes."""
+    ready = {
+        name: tensors[name].detach().to("cpu").contiguous().clone() for name in sorted(tensors)
+    }
+    with atomic_path(path) as temporary:
+        save_file(ready, temporary, metadata={"format": "pt"})
+
+
+def open_tensor_file(path: str | Path) -> dict[str, TensorSource]:
+    """Return the tensors of one file, read lazily where the format allows it.
+
+    Raises:
+        RecapError: if the file is missing, truncated or holds anything but tensors.
+    """
+    file = Path(path)
+    if not file.is_file():
+        raise RecapError(f"{file} does not exist")
+    if file.suffix == ".safetensors":
+        return _open_safetensors(file)
+    return {
+        name: TensorSource(tuple(tensor.shape), tensor.dtype, lambda tensor=tensor: tensor)  # type: ignore[misc]
+        for name, tensor in _read_pickle(file).items()
+    }
+
+
+def _open_safetensors(file: Path) -> dict[str, TensorSource]:
+    try:
+        with safe_open(file, framework="pt") as archive:
+            slices = {name: archive.get_slice(name) for name in archive.keys()}  # noqa: SIM118
+            kinds = {name: (tuple(s.get_shape()), s.get_dtype()) for name, s in slices.items()}
+    except (SafetensorError, OSError) as error:
+        raise RecapError(f"{file} is not a whole safetensors file: {error}") from error
+
+    def read(name: str) -> torch.Tensor:
+        with safe_open(file, framework="pt") as archive:
+            tensor: torch.Tensor = archive.get_tensor(name)
+        return tensor
+
+    return {
+        name: TensorSource(shape, _safetensors_dtype(file, kind), lambda name=name: read(name))  # type: ignore[misc]
+        for name, (shape, kind) in kinds.items()
+    }
+
+
+def _safetensors_dtype(file: Path, kind: str) -> torch.dtype:
+    known = {
+        "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
+        "I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "I8": torch.int8,
+        "U8": torch.uint8, "BOOL": torch.bool,
+    }  # fmt: skip
+    if kind not in known:
+        raise RecapError(f"{file} holds a tensor of unsupported type {kind}")
+    return known[kind]
+
+
+def _read_pickle(file: Path) -> dict[str, torch.Tensor]:
+    try:
+        values = torch.load(file, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise RecapError(
+            f"{file} cannot be read as a file of tensors (truncated, or it holds code, which is "
+            f"refused): {error}"
+        ) from error
+    if not isinstance(values, dict) or not all(isinstance(v, torch.Tensor) for v in values.values()):
+        raise RecapError(f"{file} must hold one flat mapping of names to tensors")
+    return values
+
+
+def read_tensor_file(path: str | Path) -> dict[str, torch.Tensor]:
+    """Read all tensors of a ``.safetensors`` or ``.bin`` file into memory."""
+    return {name: source.load() for name, source in open_tensor_file(path).items()}
+
+
+def open_model_folder(folder: str | Path) -> dict[str, TensorSource]:
+    """Return all tensors of a Hugging Face model folder, sharded or not, read lazily.
+
+    Raises:
+        RecapError: if there are no weights, a shard is missing, or the index
+            and the shards disagree.
+    """
+    root = Path(folder)
+    for stem in ("model.safetensors", "pytorch_model.bin"):
+        index = root / f"{stem}.index.json"
+        if index.is_file():
+            return _open_shards(root, index)
+        if (root / stem).is_file():
+            return open_tensor_file(root / stem)
+    raise RecapError(f"{root} holds no model.safetensors, pytorch_model.bin or index of shards")
+
+
+def _open_shards(root: Path, index: Path) -> dict[str, TensorSource]:
+    weight_map: dict[str, str] = read_json(index).get("weight_map", {})
+    sources: dict[str, TensorSource] = {}
+    for shard in sorted(set(weight_map.values())):
+        sources |= open_tensor_file(root / shard)
+    if set(sources) != set(weight_map):
+        missing, extra = set(weight_map) - set(sources), set(sources) - set(weight_map)
+        raise RecapError(
+            f"{index} and its shards disagree: missing {sorted(missing)[:3]}, "
+            f"not listed {sorted(extra)[:3]}"
+        )
+    return sources
+
+
+def parse_size(text: str) -> int:
+    """Return the bytes of a size such as ``5GB`` or ``64MiB``.
+
+    Raises:
+        RecapError: for anything else.
+    """
+    match = re.fullmatch(r"(\d+)\s*([KMG]i?B)", text.strip(), flags=re.IGNORECASE)
+    if not match:
+        raise RecapError(f"cannot read the size {text!r}; write for instance 5GB or 64MiB")
+    return int(match.group(1)) * _UNITS[match.group(2).upper()]
+
+
+def plan_shards(sources: Mapping[str, TensorSource], limit: int) -> list[list[str]]:
+    """Distribute names, in their order, over files of at most ``limit`` bytes each."""
+    shards: list[list[str]] = [[]]
+    used = 0
+    for name, source in sources.items():
+        if shards[-1] and used + source.nbytes > limit:
+            shards.append([])
+            used = 0
+        shards[-1].append(name)
+        used += source.nbytes
+    return shards
+
+
+def write_sharded(
+    sources: Mapping[str, TensorSource], folder: str | Path, max_shard_size: str
+) -> list[Path]:
+    """Write ``model-0000i-of-0000n.safetensors`` and the index, a shard in memory at a time.
+
+    Args:
+        sources: tensors in the order they are to be distributed.
+        folder: where; created if need be.
+        max_shard_size: such as ``5GB``.
+
+    Returns:
+        The files written, index last.
+    """
+    root = Path(folder)
+    shards = plan_shards(sources, parse_size(max_shard_size))
+    weight_map: dict[str, str] = {}
+    files = []
+    for number, names in enumerate(shards, start=1):
+        file = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
+        write_safetensors(root / file, {name: sources[name].load() for name in names})
+        weight_map |= dict.fromkeys(names, file)
+        files.append(root / file)
+    total = sum(source.nbytes for source in sources.values())
+    index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))}
+    write_json(root / INDEX_FILE, index)
+    return [*files, root / INDEX_FILE]
+
+
+def iter_digests(sources: Mapping[str, TensorSource]) -> Iterator[tuple[str, str]]:
+    """Yield name and SHA-256 over type, shape and bytes of each tensor, in name order."""
+    for name in sorted(sources):
+        tensor = sources[name].load().detach().cpu().contiguous()
+        head = json.dumps([str(tensor.dtype), list(tensor.shape)]).encode()
+        yield name, sha256_bytes(head + tensor.flatten().view(torch.uint8).numpy().tobytes())
+
+
+def fingerprint(sources: Mapping[str, TensorSource]) -> str:
+    """Return one SHA-256 over names, types, shapes and bytes of all tensors."""
+    return digest_json(dict(iter_digests(sources)))
+
+
+def as_sources(tensors: Mapping[str, torch.Tensor]) -> dict[str, TensorSource]:
+    """Wrap tensors that are in memory already."""
+    return {
+        name: TensorSource(tuple(tensor.shape), tensor.dtype, lambda tensor=tensor: tensor)  # type: ignore[misc]
+        for name, tensor in tensors.items()
+    }
+
+
+def describe_source(source: TensorSource) -> dict[str, Any]:
+    """Return type and shape, for messages and manifests."""
+    return {"dtype": str(source.dtype).removeprefix("torch."), "shape": list(source.shape)}
