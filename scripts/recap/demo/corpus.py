@@ -1,0 +1,165 @@
+"""The raw corpus: pictures with captions good and bad, and lines that are unfit."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from ..hashing import stable_fraction
+from .badlines import BAD_KINDS, BadLine, Ingredients, chunk, encode_record, make_bad_line
+from .captions import canonical_caption, caption
+from .corrupt import choose_corruption, corrupt
+from .draw import encode_jpeg, render, sample_size
+from .scene import Scene, sample_scene
+from .settings import WorldSettings
+from .streams import Stream, generator
+from .tree import Tree
+
+# The eleven stage-1 questions of LLaVA's pretraining set.
+CAPTION_QUESTIONS = (
+    "Write a terse but informative summary of the picture.",
+    "Describe the image concisely.",
+    "Render a clear and concise summary of the photo.",
+    "Share a concise interpretation of the image provided.",
+    "Present a compact description of the photo's key features.",
+    "Give a brief description of the image.",
+    "What is this?",
+    "Summarize the visual content of the image.",
+    "What is in the photo?",
+    "Provide a brief description of the given image.",
+    "Give a short and clear explanation of the subsequent image.",
+)
+_ID_RANGE = 10_000_000
+_ID_STEP = 6_700_417  # prime, so that multiples never meet within the range
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """What was made.
+
+    Attributes:
+        lines: the bytes of ``corpus.jsonl``, line by line, without line ends.
+        truth: one row a good record, in corpus order.
+        original: LLaVA's stage-1 form of the good records.
+        bad_lines: ``{"line", "kind", "id"}``, lines counted from 1.
+    """
+
+    lines: list[bytes]
+    truth: list[dict[str, Any]]
+    original: list[dict[str, Any]]
+    bad_lines: list[dict[str, Any]]
+
+
+def record_id(seed: int, index: int) -> str:
+    """Return the nine-digit id of record ``index``; distinct below ten million records."""
+    start = int(stable_fraction("record id", seed) * _ID_RANGE)
+    return f"{(start + index * _ID_STEP) % _ID_RANGE:09d}"
+
+
+def draw_picture(
+    seed: int, stream: Stream, index: int, low: int, high: int
+) -> tuple[Scene, bytes, tuple[int, int]]:
+    """Return scene, JPEG bytes, and (width, height) of picture ``index`` of a stream."""
+    rng = generator(seed, stream, index)
+    scene = sample_scene(rng)
+    width, height = sample_size(rng, low, high)
+    return scene, encode_jpeg(render(scene, rng, width, height), rng), (width, height)
+
+
+def build_corpus(settings: WorldSettings, tree: Tree) -> Corpus:
+    """Draw all records, put their images into ``tree``, and mix the bad lines in."""
+    special = _special_images(settings)
+    good: list[bytes] = []
+    truth: list[dict[str, Any]] = []
+    original: list[dict[str, Any]] = []
+    for index in range(settings.records):
+        row = _good_record(settings, tree, index, special.get(index, "normal"))
+        truth.append(row)
+        text = row.pop("raw_caption")
+        images = [row["image"]]
+        good.append(encode_record({"id": row["id"], "text": chunk(text), "images": images}))
+        original.append(_llava_record(row["id"], row["image"], text))
+    lines, bad_lines = _mix(good, _bad_lines(settings, tree))
+    return Corpus(lines, truth, original, bad_lines)
+
+
+def _special_images(settings: WorldSettings) -> dict[int, str]:
+    """Return which records have a tiny or a repeated picture, spread over the corpus."""
+    count = settings.tiny_images + settings.duplicate_images
+    kinds = ["duplicate"] * settings.duplicate_images + ["tiny"] * settings.tiny_images
+    # The first record has none before it to repeat.
+    return {1 + k * (settings.records - 1) // count: kind for k, kind in enumerate(kinds)}
+
+
+def _good_record(
+    settings: WorldSettings, tree: Tree, index: int, image_kind: str
+) -> dict[str, Any]:
+    name = record_id(settings.seed, index)
+    image = f"images/{name[:5]}/{name}.jpg"
+    low, high = settings.image_min_side, settings.image_max_side
+    if image_kind == "tiny":
+        low, high = 96, 200
+    picture = index - 1 if image_kind == "duplicate" else index
+    scene, jpeg, size = draw_picture(settings.seed, Stream.RECORD, picture, low, high)
+    tree.add(image, jpeg)
+    rng = generator(settings.seed, Stream.CAPTION, index)
+    kind = choose_corruption(settings.corruption, float(rng.random()))
+    true_caption = caption(scene, rng)
+    return {
+        "id": name,
+        "image": image,
+        "image_kind": image_kind,
+        "width": size[0],
+        "height": size[1],
+        "corruption": kind,
+        "caption": true_caption,
+        "canonical": canonical_caption(scene),
+        "scene": scene.facts(),
+        "raw_caption": corrupt(kind, true_caption, scene, rng),
+    }
+
+
+def _llava_record(name: str, image: str, text: str) -> dict[str, Any]:
+    choice = int(stable_fraction("caption question", name) * len(CAPTION_QUESTIONS))
+    return {
+        "id": name,
+        "conversations": [
+            {"from": "human", "value": f"<image>\n{CAPTION_QUESTIONS[choice]}"},
+            {"from": "gpt", "value": text},
+        ],
+        "image": image,
+    }
+
+
+def _bad_lines(settings: WorldSettings, tree: Tree) -> list[BadLine]:
+    """Build every kind as often as configured; their ids follow those of the good records."""
+    made = []
+    for number in range(settings.bad_lines * len(BAD_KINDS)):
+        low, high = settings.image_min_side, settings.image_max_side
+        scene, jpeg, _ = draw_picture(settings.seed, Stream.BAD_LINE, number, low, high)
+        parts = Ingredients(
+            id=record_id(settings.seed, settings.records + number),
+            caption=canonical_caption(scene),
+            jpeg=jpeg,
+            earlier_id=record_id(settings.seed, number % max(1, settings.records // 4)),
+        )
+        line = make_bad_line(BAD_KINDS[number % len(BAD_KINDS)], parts)
+        for path, data in line.files.items():
+            tree.add(path, data)
+        made.append(line)
+    return made
+
+
+def _mix(good: list[bytes], bad: list[BadLine]) -> tuple[list[bytes], list[dict[str, Any]]]:
+    """Spread the bad lines evenly over the middle half of the corpus."""
+    lines: list[bytes] = []
+    listed: list[dict[str, Any]] = []
+    first, span = len(good) // 4, len(good) // 2
+    due = [first + k * span // len(bad) for k in range(len(bad))]
+    waiting = 0
+    for index, data in enumerate(good):
+        lines.append(data)
+        while waiting < len(bad) and due[waiting] <= index:
+            line = bad[waiting]
+            lines.append(line.data)
+            listed.append({"line": len(lines), "kind": line.kind, "id": line.id})
+            waiting += 1
+    return lines, listed

@@ -1,0 +1,134 @@
+"""Settings of the demo world and of the micro models; no heavy imports."""
+
+from typing import Any, TypeVar
+
+from pydantic import Field, ValidationError, model_validator
+
+from ..errors import RecapError
+from ..settings import Settings
+
+AnySettings = TypeVar("AnySettings", bound=Settings)
+
+
+def parse_settings(model: type[AnySettings], values: dict[str, Any]) -> AnySettings:
+    """Return ``values`` as ``model``.
+
+    Raises:
+        RecapError: with the path of each wrong key and what is wrong with it.
+    """
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        found = "; ".join(
+            f"{'.'.join(str(part) for part in item['loc']) or 'settings'}: {item['msg']}"
+            for item in error.errors()
+        )
+        raise RecapError(f"wrong {model.__name__}: {found}") from error
+
+
+class CorruptionRates(Settings):
+    """Share of raw captions that are bad in each way; the rest are true."""
+
+    off_topic: float = Field(0.2, ge=0, le=1, description="the caption of another picture")
+    truncation: float = Field(0.1, ge=0, le=1, description="cut off, often inside a word")
+    keyword_spam: float = Field(0.1, ge=0, le=1, description="a heap of search keywords")
+    word_repetition: float = Field(0.1, ge=0, le=1, description="words said over and over")
+    brand_soup: float = Field(0.1, ge=0, le=1, description="brand names and model numbers")
+
+    @model_validator(mode="after")
+    def _check_sum(self) -> "CorruptionRates":
+        total = sum(self.model_dump().values())
+        if total > 1 + 1e-9:
+            raise ValueError(f"the corruption rates sum to {total:.3f}; keep the sum at or below 1")
+        return self
+
+
+class WorldSettings(Settings):
+    """The demo corpus, its instruction data and its benchmark."""
+
+    seed: int = Field(2024, ge=0, description="everything drawn follows from it")
+    records: int = Field(240, ge=2, description="records of the corpus that are fit to enter")
+    tiny_images: int = Field(4, ge=0, description="records whose image is under 224 pixels")
+    duplicate_images: int = Field(4, ge=0, description="records that repeat an earlier picture")
+    bad_lines: int = Field(1, ge=0, description="corpus lines of each unfit kind")
+    corruption: CorruptionRates = CorruptionRates()  # type: ignore[call-arg]
+    sft_samples: int = Field(240, ge=0, description="instruction samples")
+    sft_text_only_share: float = Field(
+        0.1, ge=0, le=1, description="share of instruction samples without an image"
+    )
+    sft_ocr_share: float = Field(
+        0.5, ge=0, le=1, description="share of instruction samples that list OCR tokens"
+    )
+    questions: int = Field(90, ge=0, description="benchmark questions")
+    questions_no_ocr_share: float = Field(
+        0.06, ge=0, le=1, description="share of benchmark images with an empty OCR token list"
+    )
+    image_min_side: int = Field(224, ge=64, description="shortest image side in pixels")
+    image_max_side: int = Field(448, ge=64, le=1024, description="longest image side in pixels")
+
+    @model_validator(mode="after")
+    def _check_sizes(self) -> "WorldSettings":
+        if self.image_max_side < self.image_min_side:
+            raise ValueError("image_max_side must not be below image_min_side")
+        if self.tiny_images + self.duplicate_images >= self.records:
+            raise ValueError("tiny_images + duplicate_images must be below records")
+        return self
+
+
+class LanguageSettings(Settings):
+    """The Gemma-shaped language model, trained on text of the world."""
+
+    vocabulary: int = Field(1536, ge=600, description="size of the tokenizer's vocabulary")
+    hidden_size: int = Field(128, ge=8, description="width")
+    layers: int = Field(4, ge=1, description="decoder layers")
+    heads: int = Field(4, ge=1, description="query heads; one key-value head")
+    head_dim: int = Field(32, ge=2, description="width of a head")
+    intermediate_size: int = Field(512, ge=8, description="width of the feed-forward layers")
+    steps: int = Field(450, ge=0, description="optimizer updates")
+    batch_size: int = Field(24, ge=1, description="texts an update")
+    learning_rate: float = Field(3e-3, gt=0, description="peak learning rate")
+
+
+class CaptionerSettings(Settings):
+    """The BLIP2-shaped captioner, trained on pictures of the world."""
+
+    image_size: int = Field(64, ge=16, description="side of the square input in pixels")
+    patch_size: int = Field(8, ge=2, description="side of a patch in pixels")
+    vision_width: int = Field(96, ge=8, description="width of the image encoder")
+    vision_layers: int = Field(3, ge=1, description="layers of the image encoder")
+    qformer_width: int = Field(96, ge=8, description="width of the Q-Former")
+    qformer_layers: int = Field(2, ge=1, description="layers of the Q-Former")
+    query_tokens: int = Field(8, ge=1, description="query tokens of the Q-Former")
+    text_width: int = Field(96, ge=8, description="width of the OPT decoder")
+    text_layers: int = Field(2, ge=1, description="layers of the OPT decoder")
+    heads: int = Field(4, ge=1, description="attention heads everywhere")
+    steps: int = Field(900, ge=0, description="optimizer updates")
+    batch_size: int = Field(32, ge=1, description="pictures an update")
+    learning_rate: float = Field(2e-3, gt=0, description="peak learning rate")
+    held_out: int = Field(128, ge=0, description="fresh pictures the result is measured on")
+
+
+class VisionSettings(Settings):
+    """The towers and the watermark classifier: seeded random weights."""
+
+    clip_image_size: int = Field(64, ge=16, description="side of CLIP's input in pixels")
+    clip_patch_size: int = Field(8, ge=2, description="side of a CLIP patch in pixels")
+    clip_width: int = Field(64, ge=8, description="width of CLIP")
+    clip_layers: int = Field(4, ge=2, description="layers of CLIP")
+    clip_heads: int = Field(4, ge=1, description="attention heads of CLIP")
+    convnext_image_size: int = Field(128, ge=32, description="side of ConvNeXt's input in pixels")
+    convnext_dims: tuple[int, int, int, int] = Field(
+        (16, 32, 64, 128), description="channels of ConvNeXt's four stages"
+    )
+    convnext_depths: tuple[int, int, int, int] = Field(
+        (1, 1, 1, 1), description="blocks of ConvNeXt's four stages"
+    )
+    watermark_image_size: int = Field(32, ge=16, description="side of the classifier's input")
+
+
+class MicroSettings(Settings):
+    """All micro models; each build reads its own section."""
+
+    language: LanguageSettings = LanguageSettings()  # type: ignore[call-arg]
+    captioner: CaptionerSettings = CaptionerSettings()  # type: ignore[call-arg]
+    vision: VisionSettings = VisionSettings()  # type: ignore[call-arg]
