@@ -1,0 +1,1 @@
+"""Evaluation: answers from a real model, gathered, and scored by exact protocols."""

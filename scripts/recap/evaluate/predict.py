@@ -1,0 +1,180 @@
+"""Answering one shard of a question file, from where it last stopped.
+
+Shards are balanced contiguous slices of the question file. LLaVA's chunks are
+``ceil(n / K)`` lines each, so that the last may be short or missing; with the
+same K, line i may thus lie in another ``{K}_{k}.jsonl``, but the files one after
+the other hold the same lines in the same order, for any K from 1 to n.
+"""
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..errors import RecapError
+from ..hashing import digest_json, sha256_file
+from ..io import read_json, write_jsonl
+from ..perf import PerfRecord
+from ..settings import EvaluateSettings
+from ..shards import shard_bounds
+from ..versions import STAGE_VERSIONS
+from .benchmarks import get_benchmark
+from .benchmarks.base import Benchmark, Question
+from .controls import apply_control
+from .images import ImageSource
+from .journal import AnswerJournal, open_journal
+from .model import Answerer, MgmAnswerer
+from .protocol import BenchmarkProtocol, Control
+from .runner import Runner
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class PredictRequest:
+    """One shard to answer.
+
+    Attributes:
+        checkpoint: folder of the model.
+        questions: the whole question file.
+        image_root: folder of the images; ``None`` if the file carries them.
+        protocol: how to ask.
+        settings: how to compute.
+        num_chunks: number of shards of the file.
+        chunk_index: which of them, from 0.
+        model_id: name of the model in the answers.
+        state_dir: folder of the journal, outside all declared outputs.
+        answers: the answer file to write.
+        perf: the performance record to write; ``None`` for none.
+        control: replaces the pictures, see :func:`~.controls.apply_control`.
+    """
+
+    checkpoint: Path
+    questions: Path
+    image_root: Path | None
+    protocol: BenchmarkProtocol
+    settings: EvaluateSettings
+    num_chunks: int
+    chunk_index: int
+    model_id: str
+    state_dir: Path
+    answers: Path
+    perf: Path | None
+    control: Control = "none"
+
+
+def predict_shard(
+    request: PredictRequest, load_answerer: Callable[[], Answerer] | None = None
+) -> None:
+    """Write the answers of a shard, in the order of the question file.
+
+    The file does not depend on the batch size, the number of shards, or how
+    often the work was interrupted. If the journal already holds every answer,
+    the model is not loaded.
+
+    Args:
+        request: what to do.
+        load_answerer: builds the model; by default the request's checkpoint.
+
+    Raises:
+        RecapError: for unreadable questions, images or checkpoint, or a shard
+            index that does not exist.
+    """
+    perf = PerfRecord("predict", "questions")
+    benchmark = get_benchmark(request.protocol.kind)
+    loaded = apply_control(benchmark.load(request.questions, request.protocol), request.control)
+    shard = _cut(loaded.questions, request.num_chunks, request.chunk_index)
+    name = f"{request.num_chunks}_{request.chunk_index}"
+    with open_journal(request.state_dir, name, _identity(request)) as journal:
+        open_questions = [question for question in shard if question.key not in journal.texts]
+        perf.items = len(open_questions)
+        perf.extra["resumed_answers"] = len(shard) - len(open_questions)
+        if open_questions:
+            logger.info("shard %s: %d of %d open", name, len(open_questions), len(shard))
+            answerer = (load_answerer or _loader(request))()
+            images = ImageSource(request.image_root, loaded.inline_images)
+            runner = Runner(answerer, images, journal, request.settings.batch_size)
+            runner.run(open_questions)
+            perf.extra |= runner.figures() | answerer.facts()
+        _write_answers(request, benchmark, shard, journal)
+    if request.perf is not None:
+        perf.write(request.perf)
+
+
+def _loader(request: PredictRequest) -> Callable[[], Answerer]:
+    return lambda: MgmAnswerer(request.checkpoint, request.protocol, request.settings)
+
+
+def _cut(questions: list[Question], count: int, index: int) -> list[Question]:
+    bounds = shard_bounds(len(questions), count)
+    if not 0 <= index < count:
+        raise RecapError(f"there is no shard {index} of {count}; they are numbered from 0")
+    start, stop = bounds[index]
+    return questions[start:stop]
+
+
+def _identity(request: PredictRequest) -> dict[str, Any]:
+    """Return all that an answer depends on.
+
+    The batch size is left out: it does not change answers, and a shard that ran
+    out of memory shall go on with a smaller one.
+    """
+    return {
+        "checkpoint": checkpoint_fingerprint(request.checkpoint),
+        "questions": sha256_file(request.questions),
+        "image_root": str(request.image_root) if request.image_root else None,
+        "protocol": request.protocol.model_dump(),
+        "settings": request.settings.model_dump(exclude={"batch_size"}),
+        "control": request.control,
+        "stage_version": STAGE_VERSIONS["predict"],
+    }
+
+
+def checkpoint_fingerprint(folder: Path) -> str:
+    """Return a digest of a checkpoint's content.
+
+    With a ``manifest.json`` the digests it states are used, after a check of
+    the file sizes; without one every file is hashed.
+
+    Raises:
+        RecapError: if the folder does not exist, is empty, or disagrees with its manifest.
+    """
+    if not folder.is_dir():
+        raise RecapError(f"checkpoint {folder} is not a folder")
+    manifest = folder / "manifest.json"
+    if manifest.is_file():
+        outputs = read_json(manifest).get("outputs")
+        if outputs:
+            _check_sizes(folder, outputs)
+            return digest_json({name: entry["sha256"] for name, entry in outputs.items()})
+    files = sorted(path for path in folder.iterdir() if path.is_file() and path != manifest)
+    if not files:
+        raise RecapError(f"checkpoint {folder} is empty")
+    return digest_json({path.name: sha256_file(path) for path in files})
+
+
+def _check_sizes(folder: Path, outputs: dict[str, Any]) -> None:
+    for entry in outputs.values():
+        path = folder / Path(entry["path"]).name
+        if path.is_file() and path.stat().st_size != entry["bytes"]:
+            raise RecapError(
+                f"{path} has {path.stat().st_size} bytes, its manifest says {entry['bytes']}; "
+                "the checkpoint was changed or is incomplete"
+            )
+
+
+def _write_answers(
+    request: PredictRequest,
+    benchmark: Benchmark,
+    shard: list[Question],
+    journal: AnswerJournal,
+) -> None:
+    metadata = {} if request.control == "none" else {"control": request.control}
+    write_jsonl(
+        request.answers,
+        (
+            benchmark.answer_row(question, journal.texts[question.key], request.model_id, metadata)
+            for question in shard
+        ),
+    )
