@@ -1,0 +1,189 @@
+"""The statistics of one pair of arms on one benchmark, and of one arm alone."""
+
+import math
+from typing import Any
+
+import numpy as np
+from scipy import stats
+
+from ..hashing import sha256_bytes
+from ..settings import CompareSettings
+from .resampling import (
+    CrossedTable,
+    FloatArray,
+    crossed_interval,
+    crossed_spread,
+    crossed_table,
+    pigeonhole_interval,
+)
+from .scores import BenchmarkScores
+from .significance import (
+    crossed_p_value,
+    mcnemar,
+    minimum_detectable_effect,
+    permutation_p_value,
+)
+
+Row = dict[str, Any]
+_RIGHT = 50.0
+_CATEGORIES = ("question_type", "has_ocr")
+
+
+def derived_seed(seed: int, *names: str) -> int:
+    """Return a seed of its own for every use, whatever the order of the uses."""
+    text = "\x1f".join((str(seed), *names))
+    return int(sha256_bytes(text.encode())[:15], 16)
+
+
+def summarize_arm(scores: BenchmarkScores, arm: str, settings: CompareSettings) -> Row:
+    """Return accuracy in points of one arm with interval, spread and variety of answers."""
+    values = scores.accuracy[arm]
+    table = crossed_table(values, scores.images)
+    low, high = crossed_interval(
+        table,
+        confidence=settings.confidence,
+        samples=settings.bootstrap_samples,
+        seed=derived_seed(settings.seed, scores.benchmark, arm),
+    )
+    return {
+        "arm": arm,
+        "accuracy": table.mean,
+        "interval": [max(0.0, low), min(100.0, high)],
+        "standard_error": crossed_spread(table).standard_error,
+        "seed_accuracy": [float(mean) for mean in table.seed_means],
+        "seed_standard_deviation": _deviation(table.seed_means),
+        "distinct_answers": [int(np.unique(row).size) for row in scores.normalized[arm]],
+    }
+
+
+def contrast_arms(
+    scores: BenchmarkScores,
+    arm: str,
+    reference: str,
+    settings: CompareSettings,
+    *,
+    comparisons: int,
+) -> Row:
+    """Return everything about ``arm`` minus ``reference``, in points, but the verdict.
+
+    Args:
+        scores: the benchmark's aligned scores.
+        arm: the arm in question.
+        reference: the arm it is compared with.
+        settings: confidence, resamples, power, seed.
+        comparisons: size of the family that p-values are adjusted over; the
+            minimum detectable effect is stated at confidence level
+            1 - (1 - confidence) / comparisons, the first step of Holm.
+    """
+    differences = scores.accuracy[arm] - scores.accuracy[reference]
+    table = crossed_table(differences, scores.images)
+    return {
+        "arm": arm,
+        "reference": reference,
+        "benchmark": scores.benchmark,
+        "questions": differences.shape[1],
+        "images": scores.image_count,
+        "seeds": differences.shape[0],
+        "difference": table.mean,
+        **_uncertainty(scores, table, (arm, reference), settings, comparisons),
+        "seed_differences": [float(mean) for mean in table.seed_means],
+        "seed_standard_deviation": _deviation(table.seed_means),
+        "mcnemar": _mcnemar(scores, arm, reference),
+        "changed_answers": _changed(scores, arm, reference, differences),
+        "categories": _categories(scores, differences, settings.confidence),
+    }
+
+
+def _uncertainty(
+    scores: BenchmarkScores,
+    table: CrossedTable,
+    arms: tuple[str, str],
+    settings: CompareSettings,
+    comparisons: int,
+) -> Row:
+    spread = crossed_spread(table)
+    seed = derived_seed(settings.seed, scores.benchmark, *arms)
+    resampling = {"confidence": settings.confidence, "samples": settings.bootstrap_samples}
+    effect, method = minimum_detectable_effect(
+        spread,
+        clusters=scores.image_count,
+        alpha=(1 - settings.confidence) / max(1, comparisons),
+        power=settings.power,
+    )
+    by_images = permutation_p_value(table, samples=settings.permutation_samples, seed=seed)
+    by_seeds = crossed_p_value(table.mean, spread)
+    several = table.sums.shape[0] > 1
+    return {
+        "interval": list(crossed_interval(table, seed=seed, **resampling)),
+        "pigeonhole_interval": list(pigeonhole_interval(table, seed=seed, **resampling)),
+        "standard_error": spread.standard_error,
+        "seed_variance_share": _share(spread.seed_variance, spread.standard_error**2),
+        "degrees_of_freedom": _finite(spread.degrees_of_freedom),
+        "p_permutation": by_images,
+        "p_crossed": by_seeds,
+        "p_value": max(by_images, by_seeds) if several else by_images,
+        "minimum_detectable_effect": 100 * effect if method == "rule of three" else effect,
+        "minimum_detectable_effect_method": method,
+    }
+
+
+def _mcnemar(scores: BenchmarkScores, arm: str, reference: str) -> Row:
+    """Right is an accuracy, averaged over the seeds, of at least 50 points."""
+    right = {name: scores.accuracy[name].mean(axis=0) >= _RIGHT for name in (arm, reference)}
+    only_arm, only_reference, p_value = mcnemar(right[arm], right[reference])
+    return {"only_arm": only_arm, "only_reference": only_reference, "p_value": p_value}
+
+
+def _changed(
+    scores: BenchmarkScores, arm: str, reference: str, differences: FloatArray
+) -> dict[str, Any]:
+    """Count (question, seed) pairs whose normalised answer differs."""
+    changed = scores.normalized[arm] != scores.normalized[reference]
+    return {
+        "answers": int(changed.size),
+        "count": int(np.count_nonzero(changed)),
+        "gained": int(np.count_nonzero(differences > 0)),
+        "lost": int(np.count_nonzero(differences < 0)),
+    }
+
+
+def _categories(scores: BenchmarkScores, differences: FloatArray, confidence: float) -> list[Row]:
+    """Return the difference within each category, with a closed-form interval.
+
+    Categories are many and unadjusted: they show where to look, not what to
+    conclude.
+    """
+    rows = []
+    for field in _CATEGORIES:
+        values = np.array([str(question[field]).lower() for question in scores.questions])
+        for value in np.unique(values):
+            inside = values == value
+            images = np.unique(scores.images[inside], return_inverse=True)[1]
+            table = crossed_table(differences[:, inside], images.astype(np.int64))
+            spread = crossed_spread(table)
+            quantile = float(stats.t.ppf((1 + confidence) / 2, spread.degrees_of_freedom))
+            half = quantile * spread.standard_error
+            rows.append(
+                {
+                    "category": field,
+                    "value": str(value),
+                    "questions": int(inside.sum()),
+                    "images": int(table.sizes.size),
+                    "difference": table.mean,
+                    "interval": [table.mean - half, table.mean + half],
+                }
+            )
+    return rows
+
+
+def _deviation(values: FloatArray) -> float | None:
+    """Return the sample standard deviation, or ``None`` for a single value."""
+    return float(np.std(values, ddof=1)) if values.size > 1 else None
+
+
+def _share(part: float, whole: float) -> float:
+    return part / whole if whole > 0 else 0.0
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None

@@ -1,0 +1,120 @@
+"""The contract between arms: what must be equal for a comparison to mean anything.
+
+Two arms may differ in the captions alone: same image ids in the same order,
+same question per id, same seeds, and in each stage the same settings, updates
+and batches; stage 2 also the same data. A fact that was not recorded counts
+as a violation, since nobody can show that it is equal.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from ..errors import GateError
+from ..hashing import digest_json
+from ..manifest import read_manifest
+from .inputs import STAGES, ArmInputs, ComparisonInputs
+
+Facts = dict[str, Any]
+Manifest = Mapping[str, Any]
+
+_DATASET_FACTS: dict[str, tuple[str, Callable[[Manifest], Any]]] = {
+    "records": ("records in the training set", lambda m: m["counts"].get("records")),
+    "ids": ("image ids, in order", lambda m: m["details"].get("ids_sha256")),
+    "questions": ("question of each id", lambda m: m["details"].get("questions_sha256")),
+}
+_STAGE_FACTS: dict[str, tuple[str, Callable[[Manifest], Any]]] = {
+    "updates": ("optimizer updates", lambda m: m["counts"].get("updates")),
+    "samples": ("training samples", lambda m: m["counts"].get("samples")),
+    "global_batch_size": ("global batch size", lambda m: m["settings"].get("global_batch_size")),
+    "micro_batch_size": ("micro-batch size", lambda m: m["settings"].get("micro_batch_size")),
+    "learning_rate": ("peak learning rate", lambda m: m["settings"].get("learning_rate")),
+    "settings": ("all settings of the stage", lambda m: _digest(m["settings"])),
+}
+
+
+def _digest(settings: Mapping[str, Any]) -> str:
+    return digest_json({key: value for key, value in settings.items() if key != "seed"})
+
+
+def _finetune_data(manifest: Manifest) -> Any:
+    return manifest["inputs"].get("data", {}).get("sha256")
+
+
+def arm_facts(inputs: ComparisonInputs, arm: ArmInputs) -> dict[str, tuple[str, Any]]:
+    """Return the facts the contract is about: name to (description, value).
+
+    Values of several seeds are one value where they agree, else a list.
+    """
+    facts: dict[str, tuple[str, Any]] = {}
+    if arm.dataset_manifest is not None:
+        manifest = read_manifest(arm.dataset_manifest)
+        for name, (text, read) in _DATASET_FACTS.items():
+            facts[f"dataset.{name}"] = (text, read(manifest))
+    runs = [run for run in inputs.runs if run.arm == arm.arm]
+    facts["seeds"] = ("training seeds", sorted(run.seed for run in runs) or None)
+    for stage in STAGES:
+        manifests = [read_manifest(run.manifests[stage]) for run in runs if stage in run.manifests]
+        for name, (text, read) in _STAGE_FACTS.items():
+            facts[f"{stage}.{name}"] = (f"{stage}: {text}", _common([read(m) for m in manifests]))
+        if stage == "finetune":
+            data = _common([_finetune_data(m) for m in manifests])
+            facts["finetune.data"] = ("finetune: hash of the instruction data", data)
+    return facts
+
+
+def _common(values: list[Any]) -> Any:
+    if not values:
+        return None
+    return values[0] if all(value == values[0] for value in values) else values
+
+
+def check_contract(inputs: ComparisonInputs) -> list[dict[str, Any]]:
+    """Compare every arm with the reference, fact by fact.
+
+    Returns:
+        One row a fact and arm: ``arm``, ``fact``, ``description``,
+        ``reference_value``, ``value``, ``ok``.
+
+    Raises:
+        GateError: naming every violation of an arm that isn't declared unmatched.
+    """
+    by_name = {arm.arm: arm for arm in inputs.arms}
+    expected = arm_facts(inputs, by_name[inputs.reference])
+    rows = []
+    for arm in inputs.challengers:
+        found = arm_facts(inputs, arm)
+        for fact, (text, reference_value) in expected.items():
+            value = found.get(fact, (text, None))[1]
+            rows.append(
+                {
+                    "arm": arm.arm,
+                    "fact": fact,
+                    "description": text,
+                    "reference_value": reference_value,
+                    "value": value,
+                    "ok": value is not None and value == reference_value,
+                }
+            )
+    _require(inputs, rows)
+    return rows
+
+
+def _require(inputs: ComparisonInputs, rows: list[dict[str, Any]]) -> None:
+    declared = {arm.arm for arm in inputs.arms if not arm.matched}
+    broken = [row for row in rows if not row["ok"] and row["arm"] not in declared]
+    if not broken:
+        return
+    lines = [
+        f"  {row['arm']}: {row['description']} is {_show(row['value'])}, "
+        f"but {_show(row['reference_value'])} in {inputs.reference}"
+        for row in broken
+    ]
+    raise GateError(
+        "the arms may not be compared, since they differ in more than their captions:\n"
+        + "\n".join(lines)
+        + "\nMake them equal, or declare the arm as unmatched on purpose."
+    )
+
+
+def _show(value: Any) -> str:
+    return "not recorded" if value is None else str(value)
