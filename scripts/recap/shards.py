@@ -30,6 +30,26 @@ def shard_bounds(total: int, count: int) -> list[tuple[int, int]]:
     return bounds
 
 
+def fixed_bounds(total: int, size: int, count: int) -> list[tuple[int, int]]:
+    """Return ``count`` ranges of ``size`` items, the last ones shorter, none empty.
+
+    Unlike balanced bounds, the leading ranges stay the same when the sequence
+    grows at its end, so that finished shards of a growing corpus stay valid.
+
+    Raises:
+        RecapError: if there are fewer items than shards, or more than fit.
+    """
+    if not count <= total <= size * count:
+        raise RecapError(f"cannot cut {total} items into {count} non-empty shards of {size}")
+    bounds, start = [], 0
+    for index in range(count):
+        shards_after = count - index - 1
+        stop = min(start + size, total - shards_after)
+        bounds.append((start, stop))
+        start = stop
+    return bounds
+
+
 def shard_names(count: int) -> list[str]:
     """Return the shard wildcards, counted from ``00000``."""
     return [f"{index:05d}" for index in range(count)]

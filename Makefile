@@ -1,0 +1,34 @@
+# Two commands: `make demo` and `make test`. Both do all of their own set-up.
+PYTHON ?= python3
+BIN := .venv/bin
+CORPUS ?=
+ORIGINAL ?=
+
+.PHONY: help demo test test-slow lint format setup plan clean
+
+help: ## show this help
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+setup: ## create the pinned virtual environment (done by the other targets)
+	@PYTHON=$(PYTHON) sh envs/setup.sh
+
+demo: setup ## run the demo experiment; CORPUS=raw.jsonl [ORIGINAL=llava.json] for data of your own
+	@$(BIN)/python scripts/run_demo.py --corpus "$(CORPUS)" --original "$(ORIGINAL)"
+
+test: setup ## lint, format and type checks, then every test that is not slow
+	@$(BIN)/python scripts/run_checks.py
+
+test-slow: setup ## kill every stage in mid-run, compare with Data-Juicer's own executor
+	@$(BIN)/python -m pytest -m slow
+
+lint: setup ## only the static checks
+	@$(BIN)/python scripts/run_checks.py --static
+
+format: setup ## rewrite the code in the project's format
+	@$(BIN)/ruff check --fix . && $(BIN)/ruff format . && $(BIN)/snakefmt Snakefile rules
+
+plan: setup ## say what a run of the demo would do, without doing it
+	@PATH="$(CURDIR)/$(BIN):$$PATH" snakemake --profile profiles/default --dry-run
+
+clean: ## remove results, models and logs; keep the environment
+	rm -rf results resources logs .snakemake

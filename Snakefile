@@ -1,0 +1,26 @@
+from snakemake.utils import min_version
+
+min_version("9.27")
+
+
+configfile: "config/config.yaml"
+
+
+include: "rules/common.smk"
+include: "rules/models.smk"
+include: "rules/curate.smk"
+include: "rules/recaption.smk"
+include: "rules/dataset.smk"
+include: "rules/train.smk"
+include: "rules/evaluate.smk"
+include: "rules/compare.smk"
+
+
+report: "rules/captions/workflow.rst"
+
+
+rule all:
+    """Everything an experiment produces: report, comparison, summaries."""
+    default_target: True
+    input:
+        final_outputs(),

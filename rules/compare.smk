@@ -1,0 +1,111 @@
+rule list_comparison_inputs:
+    """Name every file that the comparison and the report read."""
+    output:
+        inputs="results/{experiment}/compare/comparison_inputs.json",
+    log:
+        "logs/{experiment}/list_comparison_inputs.log",
+    localrule: True
+    threads: 1
+    resources:
+        mem_mb=megabytes(COMPUTE.cpu_mem_mb),
+        runtime=minutes(COMPUTE.runtime_minutes),
+    params:
+        document=as_json(COMPARISON.document()),
+        stage_version=STAGE_VERSIONS["compare"],
+    conda:
+        "../envs/analysis.yaml"
+    shell:
+        """
+        python scripts/list_comparison_inputs.py \
+            --document {params.document:q} \
+            --out {output.inputs:q} \
+            2> {log:q}
+        """
+
+
+rule compare_runs:
+    """Compare the arms: better, worse or not distinguishable, with intervals."""
+    input:
+        inputs="results/{experiment}/compare/comparison_inputs.json",
+        results=COMPARISON.results(),
+    output:
+        comparison=report(
+            "results/{experiment}/compare/comparison.json",
+            caption="captions/comparison.rst",
+            category="Comparison",
+        ),
+        evaluation=report(
+            "results/{experiment}/compare/evaluation_comparison_report.json",
+            caption="captions/comparison.rst",
+            category="Comparison",
+        ),
+    log:
+        "logs/{experiment}/compare_runs.log",
+    threads: 1
+    resources:
+        mem_mb=megabytes(COMPUTE.cpu_mem_mb),
+        runtime=minutes(COMPUTE.runtime_minutes),
+    params:
+        settings=as_json(SETTINGS.compare),
+        stage_version=STAGE_VERSIONS["compare"],
+    conda:
+        "../envs/analysis.yaml"
+    shell:
+        """
+        python scripts/compare_evaluation_results.py \
+            --inputs {input.inputs:q} \
+            --settings {params.settings:q} \
+            --out {output.comparison:q} \
+            --evaluation-report {output.evaluation:q} \
+            2> {log:q}
+        """
+
+
+rule build_report:
+    """Write the page a person reads, with every number's count and protocol."""
+    input:
+        inputs="results/{experiment}/compare/comparison_inputs.json",
+        comparison="results/{experiment}/compare/comparison.json",
+        results=COMPARISON.results(),
+        perf=COMPARISON.perf(),
+        gallery=COMPARISON.gallery(),
+    output:
+        page=report(
+            "results/{experiment}/report/report.html",
+            caption="captions/report.rst",
+            category="Report",
+        ),
+        training="results/{experiment}/report/training_comparison_analysis.md",
+        summary="results/{experiment}/report/final_project_summary.md",
+        verdict="results/{experiment}/report/verdict.txt",
+    log:
+        "logs/{experiment}/build_report.log",
+    threads: 1
+    resources:
+        mem_mb=megabytes(COMPUTE.cpu_mem_mb),
+        runtime=minutes(COMPUTE.runtime_minutes),
+    params:
+        gallery=lambda wildcards, input: (
+            f"--gallery {input.gallery}" if input.gallery else ""
+        ),
+        image_root=WIRING.image_root(EXPERIMENT.corpora[SETTINGS.corpus]),
+        eval_image_root=WIRING.image_root(EXPERIMENT.benchmarks[SETTINGS.benchmarks[0]]),
+        settings=as_json(SETTINGS.report),
+        stage_version=STAGE_VERSIONS["report"],
+    conda:
+        "../envs/analysis.yaml"
+    shell:
+        """
+        python scripts/build_report.py \
+            --inputs {input.inputs:q} \
+            --comparison {input.comparison:q} \
+            --settings {params.settings:q} \
+            {params.gallery} \
+            --image-root {params.image_root:q} \
+            --eval-image-root {params.eval_image_root:q} \
+            --out {output.page:q} \
+            --training-analysis {output.training:q} \
+            --summary {output.summary:q} \
+            --verdict {output.verdict:q} \
+            2> {log:q}
+        """

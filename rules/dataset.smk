@@ -1,0 +1,128 @@
+rule merge_arm:
+    """Join an arm's shards, match its ids, and account for every record."""
+    input:
+        shards=lambda wildcards: WIRING.arm_kept(wildcards.arm),
+        matched=lambda wildcards: WIRING.matched(wildcards.arm),
+        validate_report=lambda wildcards: (
+            f"results/{wildcards.experiment}/corpus/"
+            f"{EXPERIMENT.arms[wildcards.arm].corpus}/validate.json"
+        ),
+        pre_counts=lambda wildcards: WIRING.pre_counts(wildcards.arm),
+        post_counts=lambda wildcards: WIRING.post_counts(wildcards.arm),
+    output:
+        records="results/{experiment}/arms/{arm}/merged.jsonl",
+        funnel="results/{experiment}/arms/{arm}/funnel.json",
+        manifest="results/{experiment}/arms/{arm}/merged.manifest.json",
+    log:
+        "logs/{experiment}/merge_arm/{arm}.log",
+    threads: 1
+    resources:
+        mem_mb=megabytes(COMPUTE.cpu_mem_mb),
+        runtime=minutes(COMPUTE.runtime_minutes),
+    params:
+        matched=lambda wildcards, input: (
+            f"--match-ids {input.matched}" if input.matched else ""
+        ),
+        budget=lambda wildcards: (
+            f"--max-records {EXPERIMENT.arms[wildcards.arm].max_records} --seed 1024"
+            if EXPERIMENT.arms[wildcards.arm].max_records
+            else ""
+        ),
+        pre_counts=lambda wildcards, input: (
+            f"--pre-counts {input.pre_counts}" if input.pre_counts else ""
+        ),
+        post_counts=lambda wildcards, input: (
+            f"--post-counts {input.post_counts}" if input.post_counts else ""
+        ),
+        stage_version=STAGE_VERSIONS["dataset"],
+    conda:
+        "../envs/curate.yaml"
+    shell:
+        """
+        python scripts/merge_arm.py \
+            --arm {wildcards.arm:q} \
+            --shards {input.shards:q} \
+            {params.matched} \
+            {params.budget} \
+            --validate-report {input.validate_report:q} \
+            {params.pre_counts} \
+            {params.post_counts} \
+            --out {output.records:q} \
+            --funnel {output.funnel:q} \
+            --manifest {output.manifest:q} \
+            2> {log:q}
+        """
+
+
+rule convert_llava:
+    """Write an arm's training set as LLaVA JSON, each id with its own question."""
+    input:
+        records="results/{experiment}/arms/{arm}/merged.jsonl",
+        original=lambda wildcards: WIRING.original(
+            EXPERIMENT.arms[wildcards.arm].corpus
+        ),
+    output:
+        dataset="results/{experiment}/arms/{arm}/train.json",
+        manifest="results/{experiment}/arms/{arm}/train.manifest.json",
+    log:
+        "logs/{experiment}/convert_llava/{arm}.log",
+    threads: 1
+    resources:
+        mem_mb=megabytes(COMPUTE.cpu_mem_mb),
+        runtime=minutes(COMPUTE.runtime_minutes),
+    params:
+        original=lambda wildcards, input: (
+            f"--original {input.original}" if input.original else ""
+        ),
+        stage_version=STAGE_VERSIONS["dataset"],
+    conda:
+        "../envs/curate.yaml"
+    shell:
+        """
+        python scripts/convert_llava.py \
+            --records {input.records:q} \
+            {params.original} \
+            --out {output.dataset:q} \
+            --manifest {output.manifest:q} \
+            2> {log:q}
+        """
+
+
+rule build_gallery:
+    """Pick records for the report: image, raw caption, new caption, fate."""
+    input:
+        records=lambda wildcards: [
+            WIRING.arm_records(wildcards.arm, shard)
+            for shard in WIRING.shards(EXPERIMENT.arms[wildcards.arm].corpus)
+        ],
+        captions=lambda wildcards: [
+            path
+            for shard in WIRING.shards(EXPERIMENT.arms[wildcards.arm].corpus)
+            for path in WIRING.arm_captions(wildcards.arm, shard)
+        ],
+        kept="results/{experiment}/arms/{arm}/merged.jsonl",
+    output:
+        gallery="results/{experiment}/arms/{arm}/gallery.jsonl",
+    log:
+        "logs/{experiment}/build_gallery/{arm}.log",
+    threads: 1
+    resources:
+        mem_mb=megabytes(COMPUTE.cpu_mem_mb),
+        runtime=minutes(COMPUTE.runtime_minutes),
+    params:
+        size=SETTINGS.report.gallery_size,
+        seed=SETTINGS.compare.seed,
+        stage_version=STAGE_VERSIONS["report"],
+    conda:
+        "../envs/curate.yaml"
+    shell:
+        """
+        python scripts/build_gallery.py \
+            --records {input.records:q} \
+            --captions {input.captions:q} \
+            --kept {input.kept:q} \
+            --size {params.size} \
+            --seed {params.seed} \
+            --out {output.gallery:q} \
+            2> {log:q}
+        """

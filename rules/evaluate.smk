@@ -1,0 +1,113 @@
+rule predict_shard:
+    """Answer one shard of a benchmark's questions with one run's model."""
+    input:
+        merged="results/{experiment}/runs/{arm}/seed{seed}/merged/manifest.json",
+        parity="results/{experiment}/runs/{arm}/seed{seed}/parity.json",
+        questions=lambda wildcards: WIRING.questions(wildcards.benchmark),
+    output:
+        answers="results/{experiment}/eval/{arm}/seed{seed}/{benchmark}/answers/{chunks}_{chunk}.jsonl",
+        perf="results/{experiment}/perf/predict_shard/{arm}.seed{seed}.{benchmark}.{chunks}_{chunk}.json",
+    log:
+        "logs/{experiment}/predict_shard/{arm}.seed{seed}.{benchmark}.{chunks}_{chunk}.log",
+    benchmark:
+        "results/{experiment}/perf/predict_shard/{arm}.seed{seed}.{benchmark}.{chunks}_{chunk}.tsv"
+    threads: COMPUTE.gpu_threads
+    resources:
+        gpu=COMPUTE.gpus,
+        mem_mb=megabytes(COMPUTE.model_mem_mb),
+        runtime=minutes(COMPUTE.runtime_minutes),
+    params:
+        checkpoint=subpath(input.merged, parent=True),
+        image_root=lambda wildcards: WIRING.image_root(
+            EXPERIMENT.benchmarks[wildcards.benchmark]
+        ),
+        protocol=lambda wildcards: WIRING.protocol(wildcards.benchmark),
+        model_id="{arm}-seed{seed}",
+        state="results/{experiment}/state/predict/{arm}.seed{seed}.{benchmark}",
+        settings=as_json(SETTINGS.evaluate),
+        stage_version=STAGE_VERSIONS["predict"],
+    conda:
+        "../envs/vlm.yaml"
+    shell:
+        """
+        python scripts/predict_shard.py \
+            --checkpoint {params.checkpoint:q} \
+            --questions {input.questions:q} \
+            --image-root {params.image_root:q} \
+            --protocol {params.protocol:q} \
+            --num-chunks {wildcards.chunks} \
+            --chunk-idx {wildcards.chunk} \
+            --model-id {params.model_id:q} \
+            --state-dir {params.state:q} \
+            --settings {params.settings:q} \
+            --answers {output.answers:q} \
+            --perf {output.perf:q} \
+            2> {log:q}
+        """
+
+
+rule gather_answers:
+    """Join the answer shards; every question exactly once, or stop."""
+    input:
+        questions=lambda wildcards: WIRING.questions(wildcards.benchmark),
+        shards=lambda wildcards: WIRING.answer_shards(
+            wildcards.arm, wildcards.seed, wildcards.benchmark
+        ),
+    output:
+        answers="results/{experiment}/eval/{arm}/seed{seed}/{benchmark}/merge.jsonl",
+        report="results/{experiment}/eval/{arm}/seed{seed}/{benchmark}/gather.json",
+    log:
+        "logs/{experiment}/gather_answers/{arm}.seed{seed}.{benchmark}.log",
+    threads: 1
+    resources:
+        mem_mb=megabytes(COMPUTE.cpu_mem_mb),
+        runtime=minutes(COMPUTE.runtime_minutes),
+    params:
+        protocol=lambda wildcards: WIRING.protocol(wildcards.benchmark),
+        count=lambda wildcards: EXPERIMENT.benchmarks[wildcards.benchmark].count,
+        stage_version=STAGE_VERSIONS["score"],
+    conda:
+        "../envs/analysis.yaml"
+    shell:
+        """
+        python scripts/gather_answers.py \
+            --questions {input.questions:q} \
+            --expected-questions {params.count} \
+            --protocol {params.protocol:q} \
+            --shards {input.shards:q} \
+            --out {output.answers:q} \
+            --report {output.report:q} \
+            2> {log:q}
+        """
+
+
+rule score_answers:
+    """Score a run's answers by the benchmark's own metric."""
+    input:
+        answers="results/{experiment}/eval/{arm}/seed{seed}/{benchmark}/merge.jsonl",
+        annotations=lambda wildcards: WIRING.annotations(wildcards.benchmark),
+    output:
+        score="results/{experiment}/eval/{arm}/seed{seed}/{benchmark}/score.json",
+        questions="results/{experiment}/eval/{arm}/seed{seed}/{benchmark}/scores.jsonl",
+    log:
+        "logs/{experiment}/score_answers/{arm}.seed{seed}.{benchmark}.log",
+    threads: 1
+    resources:
+        mem_mb=megabytes(COMPUTE.cpu_mem_mb),
+        runtime=minutes(COMPUTE.runtime_minutes),
+    params:
+        protocol=lambda wildcards: WIRING.protocol(wildcards.benchmark),
+        stage_version=STAGE_VERSIONS["score"],
+    conda:
+        "../envs/analysis.yaml"
+    shell:
+        """
+        python scripts/score_answers.py \
+            --benchmark {wildcards.benchmark:q} \
+            --protocol {params.protocol:q} \
+            --answers {input.answers:q} \
+            --annotations {input.annotations:q} \
+            --out {output.score:q} \
+            --per-question {output.questions:q} \
+            2> {log:q}
+        """

@@ -1,0 +1,147 @@
+MICRO = [name for name, row in EXPERIMENT.models.items() if row.source == "micro"]
+REMOTE = [name for name, row in EXPERIMENT.models.items() if row.source == "modelscope"]
+LOCAL = [name for name, row in EXPERIMENT.models.items() if row.source == "local"]
+
+
+rule build_demo_world:
+    """Draw a known-answer world: corpus, instruction data, questions."""
+    output:
+        corpus="resources/worlds/{world}/corpus.jsonl",
+        original="resources/worlds/{world}/original.json",
+        sft="resources/worlds/{world}/sft.json",
+        questions="resources/worlds/{world}/textvqa/llava_textvqa_val_v051_ocr.jsonl",
+        annotations="resources/worlds/{world}/textvqa/TextVQA_0.5.1_val.json",
+        truth="resources/worlds/{world}/truth.jsonl",
+        bad_lines="resources/worlds/{world}/bad_lines.json",
+        summary="resources/worlds/{world}/world.json",
+    log:
+        "logs/build_demo_world/{world}.log",
+    threads: COMPUTE.cpu_threads
+    resources:
+        mem_mb=megabytes(COMPUTE.cpu_mem_mb),
+        runtime=minutes(COMPUTE.runtime_minutes),
+    params:
+        folder=subpath(output.summary, parent=True),
+        settings=lambda wildcards: as_json(SETTINGS.worlds[wildcards.world]),
+        stage_version=STAGE_VERSIONS["world"],
+    conda:
+        "../envs/curate.yaml"
+    shell:
+        """
+        python scripts/build_demo_world.py \
+            --out {params.folder:q} \
+            --settings {params.settings:q} \
+            2> {log:q}
+        """
+
+
+rule build_micro_model:
+    """Build a micro model of a real one's architecture and file layout."""
+    output:
+        manifest="resources/models/{model}/manifest.json",
+    log:
+        "logs/build_micro_model/{model}.log",
+    wildcard_constraints:
+        model="|".join(MICRO) or NO_RECIPE,
+    threads: 1
+    resources:
+        mem_mb=megabytes(COMPUTE.model_mem_mb),
+        runtime=minutes(COMPUTE.runtime_minutes),
+    params:
+        folder=subpath(output.manifest, parent=True),
+        settings=as_json(SETTINGS.micro_models),
+        stage_version=STAGE_VERSIONS["models"],
+    conda:
+        "../envs/vlm.yaml"
+    shell:
+        """
+        python scripts/build_micro_models.py \
+            --model {wildcards.model:q} \
+            --out {params.folder:q} \
+            --settings {params.settings:q} \
+            2> {log:q}
+        """
+
+
+rule fetch_model:
+    """Fetch a model from ModelScope at its pinned revision."""
+    output:
+        manifest="resources/models/{model}/manifest.json",
+    log:
+        "logs/fetch_model/{model}.log",
+    wildcard_constraints:
+        model="|".join(REMOTE) or NO_RECIPE,
+    retries: 2
+    threads: 1
+    resources:
+        mem_mb=megabytes(COMPUTE.cpu_mem_mb),
+        runtime=minutes(COMPUTE.runtime_minutes),
+    params:
+        folder=subpath(output.manifest, parent=True),
+        location=lambda wildcards: EXPERIMENT.models[wildcards.model].location,
+        revision=lambda wildcards: EXPERIMENT.models[wildcards.model].revision,
+        stage_version=STAGE_VERSIONS["models"],
+    conda:
+        "../envs/vlm.yaml"
+    shell:
+        """
+        python scripts/fetch_model.py \
+            --model-id {params.location:q} \
+            --revision {params.revision:q} \
+            --out {params.folder:q} \
+            2> {log:q}
+        """
+
+
+rule register_local_model:
+    """Hash a model folder of your own, so that a change in it is noticed."""
+    input:
+        config=lambda wildcards: f"{EXPERIMENT.models[wildcards.model].location}/config.json",
+    output:
+        manifest="resources/models/{model}/manifest.json",
+    log:
+        "logs/register_local_model/{model}.log",
+    wildcard_constraints:
+        model="|".join(LOCAL) or NO_RECIPE,
+    threads: 1
+    resources:
+        mem_mb=megabytes(COMPUTE.cpu_mem_mb),
+        runtime=minutes(COMPUTE.runtime_minutes),
+    params:
+        folder=lambda wildcards: EXPERIMENT.models[wildcards.model].location,
+        stage_version=STAGE_VERSIONS["models"],
+    conda:
+        "../envs/vlm.yaml"
+    shell:
+        """
+        python scripts/register_local_model.py \
+            --folder {params.folder:q} \
+            --manifest {output.manifest:q} \
+            2> {log:q}
+        """
+
+
+rule import_file:
+    """Bring in a file that has to be placed below `data_root` by hand."""
+    input:
+        source=lambda wildcards: WIRING.manual_file(wildcards.path),
+    output:
+        copy="resources/imported/{path}",
+    log:
+        "logs/import_file/{path}.log",
+    threads: 1
+    resources:
+        mem_mb=megabytes(COMPUTE.cpu_mem_mb),
+        runtime=minutes(COMPUTE.runtime_minutes),
+    params:
+        data_root=SETTINGS.data_root,
+    conda:
+        "../envs/curate.yaml"
+    shell:
+        """
+        python scripts/import_file.py \
+            --data-root {params.data_root:q} \
+            --path {wildcards.path:q} \
+            --out {output.copy:q} \
+            2> {log:q}
+        """

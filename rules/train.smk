@@ -1,0 +1,209 @@
+rule pretrain:
+    """Stage 1: align projector and mining to the language model on captions."""
+    input:
+        **WIRING.base_manifests(),
+        data="results/{experiment}/arms/{arm}/train.json",
+    output:
+        projector="results/{experiment}/runs/{arm}/seed{seed}/pretrain/mm_projector.safetensors",
+        telemetry="results/{experiment}/runs/{arm}/seed{seed}/pretrain/telemetry.jsonl",
+        gates="results/{experiment}/runs/{arm}/seed{seed}/pretrain/gates.json",
+        manifest="results/{experiment}/runs/{arm}/seed{seed}/pretrain/manifest.json",
+        perf="results/{experiment}/perf/pretrain/{arm}.seed{seed}.json",
+    log:
+        "logs/{experiment}/pretrain/{arm}.seed{seed}.log",
+    benchmark:
+        "results/{experiment}/perf/pretrain/{arm}.seed{seed}.tsv"
+    threads: COMPUTE.gpu_threads
+    resources:
+        gpu=COMPUTE.train_gpus,
+        mem_mb=megabytes(COMPUTE.model_mem_mb),
+        runtime=minutes(COMPUTE.train_runtime_minutes),
+    params:
+        launcher=WIRING.train_launcher(),
+        base=WIRING.base_flags(),
+        image_root=lambda wildcards: WIRING.image_root(corpus_row(wildcards)),
+        settings=as_json(SETTINGS.train.pretrain),
+        folder=subpath(output.manifest, parent=True),
+        state="results/{experiment}/state/pretrain/{arm}.seed{seed}",
+        stage_version=STAGE_VERSIONS["train"],
+    conda:
+        "../envs/vlm.yaml"
+    shell:
+        """
+        {params.launcher} scripts/train_stage.py \
+            --stage pretrain \
+            --data {input.data:q} \
+            --image-root {params.image_root:q} \
+            {params.base} \
+            --settings {params.settings:q} \
+            --seed {wildcards.seed} \
+            --state-dir {params.state:q} \
+            --out-dir {params.folder:q} \
+            --perf {output.perf:q} \
+            2> {log:q}
+        """
+
+
+rule finetune:
+    """Stage 2: instruction tuning with LoRA, from stage 1's projector."""
+    input:
+        **WIRING.base_manifests(),
+        data=WIRING.data_file(
+            EXPERIMENT.instructions, EXPERIMENT.instructions.json_file
+        ),
+        projector="results/{experiment}/runs/{arm}/seed{seed}/pretrain/mm_projector.safetensors",
+        projector_manifest="results/{experiment}/runs/{arm}/seed{seed}/pretrain/manifest.json",
+    output:
+        adapter="results/{experiment}/runs/{arm}/seed{seed}/finetune/adapter_model.safetensors",
+        adapter_config="results/{experiment}/runs/{arm}/seed{seed}/finetune/adapter_config.json",
+        others="results/{experiment}/runs/{arm}/seed{seed}/finetune/non_lora_trainables.safetensors",
+        config="results/{experiment}/runs/{arm}/seed{seed}/finetune/config.json",
+        telemetry="results/{experiment}/runs/{arm}/seed{seed}/finetune/telemetry.jsonl",
+        gates="results/{experiment}/runs/{arm}/seed{seed}/finetune/gates.json",
+        manifest="results/{experiment}/runs/{arm}/seed{seed}/finetune/manifest.json",
+        perf="results/{experiment}/perf/finetune/{arm}.seed{seed}.json",
+    log:
+        "logs/{experiment}/finetune/{arm}.seed{seed}.log",
+    benchmark:
+        "results/{experiment}/perf/finetune/{arm}.seed{seed}.tsv"
+    threads: COMPUTE.gpu_threads
+    resources:
+        gpu=COMPUTE.train_gpus,
+        mem_mb=megabytes(COMPUTE.model_mem_mb),
+        runtime=minutes(COMPUTE.train_runtime_minutes),
+    params:
+        launcher=WIRING.train_launcher(),
+        base=WIRING.base_flags(),
+        image_root=WIRING.image_root(EXPERIMENT.instructions),
+        settings=as_json(SETTINGS.train.finetune),
+        folder=subpath(output.manifest, parent=True),
+        state="results/{experiment}/state/finetune/{arm}.seed{seed}",
+        stage_version=STAGE_VERSIONS["train"],
+    conda:
+        "../envs/vlm.yaml"
+    shell:
+        """
+        {params.launcher} scripts/train_stage.py \
+            --stage finetune \
+            --data {input.data:q} \
+            --image-root {params.image_root:q} \
+            {params.base} \
+            --projector {input.projector:q} \
+            --projector-manifest {input.projector_manifest:q} \
+            --settings {params.settings:q} \
+            --seed {wildcards.seed} \
+            --state-dir {params.state:q} \
+            --out-dir {params.folder:q} \
+            --perf {output.perf:q} \
+            2> {log:q}
+        """
+
+
+rule check_lora_model:
+    """Refuse an adapter that is incomplete, untrained or made for another base."""
+    input:
+        **WIRING.base_manifests(),
+        adapter="results/{experiment}/runs/{arm}/seed{seed}/finetune/adapter_model.safetensors",
+        manifest="results/{experiment}/runs/{arm}/seed{seed}/finetune/manifest.json",
+        projector="results/{experiment}/runs/{arm}/seed{seed}/pretrain/mm_projector.safetensors",
+    output:
+        report="results/{experiment}/runs/{arm}/seed{seed}/check.json",
+    log:
+        "logs/{experiment}/check_lora_model/{arm}.seed{seed}.log",
+    threads: COMPUTE.cpu_threads
+    resources:
+        mem_mb=megabytes(COMPUTE.model_mem_mb),
+        runtime=minutes(COMPUTE.runtime_minutes),
+    params:
+        base=WIRING.base_flags(),
+        folder=subpath(input.adapter, parent=True),
+        stage_version=STAGE_VERSIONS["merge"],
+    conda:
+        "../envs/vlm.yaml"
+    shell:
+        """
+        python scripts/check_lora_model.py {params.folder:q} \
+            {params.base} \
+            --initial-projector {input.projector:q} \
+            --report {output.report:q} \
+            2> {log:q}
+        """
+
+
+rule merge_lora_weights:
+    """Add the adapter to the weights: W + (alpha / r) B A, summed in float32."""
+    input:
+        **WIRING.base_manifests(),
+        adapter="results/{experiment}/runs/{arm}/seed{seed}/finetune/adapter_model.safetensors",
+        others="results/{experiment}/runs/{arm}/seed{seed}/finetune/non_lora_trainables.safetensors",
+        check="results/{experiment}/runs/{arm}/seed{seed}/check.json",
+    output:
+        index="results/{experiment}/runs/{arm}/seed{seed}/merged/model.safetensors.index.json",
+        config="results/{experiment}/runs/{arm}/seed{seed}/merged/config.json",
+        manifest="results/{experiment}/runs/{arm}/seed{seed}/merged/manifest.json",
+        report="results/{experiment}/runs/{arm}/seed{seed}/merge_report.json",
+    log:
+        "logs/{experiment}/merge_lora_weights/{arm}.seed{seed}.log",
+    benchmark:
+        "results/{experiment}/perf/merge_lora_weights/{arm}.seed{seed}.tsv"
+    threads: COMPUTE.cpu_threads
+    resources:
+        mem_mb=megabytes(COMPUTE.model_mem_mb),
+        runtime=minutes(COMPUTE.runtime_minutes),
+    params:
+        base=WIRING.base_flags(),
+        adapter=subpath(input.adapter, parent=True),
+        folder=subpath(output.index, parent=True),
+        settings=as_json(SETTINGS.merge),
+        stage_version=STAGE_VERSIONS["merge"],
+    conda:
+        "../envs/vlm.yaml"
+    shell:
+        """
+        python scripts/merge_lora_weights.py \
+            --lora-path {params.adapter:q} \
+            {params.base} \
+            --output-path {params.folder:q} \
+            --settings {params.settings:q} \
+            --report {output.report:q} \
+            2> {log:q}
+        """
+
+
+rule check_parity:
+    """Refuse a merged model that does not answer as the unmerged one does."""
+    input:
+        **WIRING.base_manifests(),
+        merged="results/{experiment}/runs/{arm}/seed{seed}/merged/manifest.json",
+        adapter="results/{experiment}/runs/{arm}/seed{seed}/finetune/adapter_model.safetensors",
+        questions=lambda wildcards: WIRING.questions(SETTINGS.benchmarks[0]),
+    output:
+        report="results/{experiment}/runs/{arm}/seed{seed}/parity.json",
+    log:
+        "logs/{experiment}/check_parity/{arm}.seed{seed}.log",
+    threads: COMPUTE.gpu_threads
+    resources:
+        gpu=COMPUTE.gpus,
+        mem_mb=megabytes(COMPUTE.model_mem_mb),
+        runtime=minutes(COMPUTE.runtime_minutes),
+    params:
+        base=WIRING.base_flags(),
+        merged=subpath(input.merged, parent=True),
+        adapter=subpath(input.adapter, parent=True),
+        image_root=WIRING.image_root(EXPERIMENT.benchmarks[SETTINGS.benchmarks[0]]),
+        settings=as_json(SETTINGS.merge),
+        stage_version=STAGE_VERSIONS["merge"],
+    conda:
+        "../envs/vlm.yaml"
+    shell:
+        """
+        python scripts/check_parity.py \
+            --merged {params.merged:q} \
+            --adapter {params.adapter:q} \
+            {params.base} \
+            --images-root {params.image_root:q} \
+            --questions {input.questions:q} \
+            --settings {params.settings:q} \
+            --out {output.report:q} \
+            2> {log:q}
+        """

@@ -1,0 +1,146 @@
+"""Checks across configuration and sheets, made while the workflow is parsed."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..errors import RecapError
+
+if TYPE_CHECKING:
+    from .experiment import Experiment
+
+
+def check_experiment(experiment: "Experiment") -> None:
+    """Refuse contradictions and impossible requests, with key path and fix.
+
+    Raises:
+        RecapError: at the first problem found.
+    """
+    _check_names(experiment)
+    for name in experiment.arms:
+        _check_arm(experiment, name)
+    _check_models(experiment)
+    _check_sources(experiment)
+    _check_training(experiment)
+    _check_evaluation(experiment)
+
+
+def _fail(key: str, problem: str) -> None:
+    raise RecapError(f"configuration: `{key}`: {problem}")
+
+
+def _check_names(experiment: "Experiment") -> None:
+    config = experiment.config
+    for key in ("arms", "funnel_arms", "seeds", "benchmarks"):
+        values = getattr(config, key)
+        if len(values) != len(set(values)):
+            _fail(key, f"lists a value twice: {values}")
+    if config.reference_arm not in config.arms:
+        _fail("reference_arm", f"`{config.reference_arm}` is not among `arms`; add it there")
+    both = set(config.arms) & set(config.funnel_arms)
+    if both:
+        _fail("funnel_arms", f"{sorted(both)} are trained already; remove them here")
+
+
+def _check_arm(experiment: "Experiment", name: str) -> None:
+    arm = experiment.arms[name]
+    sheet = f"{experiment.config.sheets.arms}: {name}"
+    if arm.corpus not in experiment.corpora:
+        _fail(sheet, f"corpus `{arm.corpus}` is no row of {experiment.config.sheets.corpora}")
+    if arm.caption_policy == "keep" and arm.captioner:
+        _fail(sheet, f"policy `keep` contradicts captioner `{arm.captioner}`; remove one")
+    for recipe in filter(None, (arm.pre_recipe, arm.post_recipe)):
+        if not Path(experiment.recipe_path(recipe)).is_file():
+            _fail(sheet, f"recipe `{recipe}`: {experiment.recipe_path(recipe)} does not exist")
+    if arm.match_ids_to:
+        _check_match(experiment, name)
+
+
+def _check_match(experiment: "Experiment", name: str) -> None:
+    arm = experiment.arms[name]
+    sheet = f"{experiment.config.sheets.arms}: {name}"
+    other = experiment.arms.get(arm.match_ids_to)
+    if other is None:
+        _fail(sheet, f"`match_ids_to` names `{arm.match_ids_to}`, which this experiment lacks")
+        return
+    if other.match_ids_to or arm.match_ids_to == name:
+        _fail(sheet, "`match_ids_to` must name an arm with ids of its own")
+    if (other.corpus, other.pre_recipe) != (arm.corpus, arm.pre_recipe):
+        _fail(sheet, f"matched arms need the same corpus and pre_recipe as `{arm.match_ids_to}`")
+    if arm.post_recipe or arm.max_records:
+        _fail(sheet, "a matched arm takes its ids from the other: clear post_recipe, max_records")
+
+
+def _check_models(experiment: "Experiment") -> None:
+    config, base = experiment.config, experiment.base_model
+    wanted = [
+        (
+            f"{config.sheets.base_models}: {config.base_model}",
+            base.language_model,
+            "language_model",
+        ),
+        (f"{config.sheets.base_models}: {config.base_model}", base.clip, "clip"),
+        (f"{config.sheets.base_models}: {config.base_model}", base.convnext, "convnext"),
+    ]
+    wanted += [(f"arm {n}", a.captioner, "captioner") for n, a in experiment.arms.items()]
+    wanted += [
+        ("operator_models", model, "")
+        for names in config.operator_models.values()
+        for model in names.values()
+    ]
+    for key, model, role in wanted:
+        if not model:
+            continue
+        if model not in experiment.models:
+            _fail(key, f"model `{model}` is no row of {config.sheets.models}")
+        row = experiment.models[model]
+        if role and row.role != role:
+            _fail(key, f"model `{model}` has role `{row.role}`, not `{role}`")
+        if row.source == "local" and not Path(row.location).is_dir():
+            _fail(key, f"model `{model}`: folder {row.location} does not exist")
+
+
+def _check_sources(experiment: "Experiment") -> None:
+    config = experiment.config
+    rows = [(f"corpora: {arm.corpus}", experiment.corpora[arm.corpus], "jsonl original")
+            for arm in experiment.arms.values()]  # fmt: skip
+    rows.append((f"instructions: {config.instructions}", experiment.instructions, "json_file"))
+    rows += [
+        (f"benchmarks: {name}", row, "questions annotations")
+        for name, row in experiment.benchmarks.items()
+    ]
+    for key, row, fields in rows:
+        if row.source == "world" and row.root not in config.worlds:
+            _fail(key, f"world `{row.root}` is not described under `worlds`")
+        for field in fields.split():
+            name = getattr(row, field)
+            path = Path(row.root) / name
+            if row.source == "local" and name and not path.is_file():
+                _fail(key, f"{path} does not exist; correct `root` and `{field}`")
+
+
+def _check_training(experiment: "Experiment") -> None:
+    ranks = max(1, experiment.config.compute.train_gpus)
+    for stage in ("pretrain", "finetune"):
+        settings = getattr(experiment.config.train, stage)
+        share = settings.micro_batch_size * ranks
+        if settings.global_batch_size % share:
+            _fail(
+                f"train.{stage}.micro_batch_size",
+                f"{settings.micro_batch_size} x {ranks} ranks does not divide the global batch "
+                f"{settings.global_batch_size}; choose a divisor",
+            )
+    if experiment.instructions.samples < experiment.config.train.finetune.global_batch_size:
+        _fail(
+            "train.finetune.global_batch_size",
+            f"larger than the {experiment.instructions.samples} instruction samples: no update",
+        )
+
+
+def _check_evaluation(experiment: "Experiment") -> None:
+    for name, row in experiment.benchmarks.items():
+        if experiment.config.evaluation_shards > row.count:
+            _fail(
+                "evaluation_shards",
+                f"{experiment.config.evaluation_shards} shards for the {row.count} questions of "
+                f"{name}: some would be empty; choose fewer",
+            )

@@ -1,0 +1,143 @@
+"""The list of result files that the comparison reads, built from an experiment."""
+
+from typing import Any
+
+from .wiring import Wiring
+
+
+class ComparisonWiring:
+    """Names the files behind every number of the comparison and the report."""
+
+    def __init__(self, wiring: Wiring) -> None:
+        self._wiring = wiring
+        self._config = wiring.config
+        self._base = f"results/{wiring.config.experiment}"
+
+    def document(self) -> dict[str, Any]:
+        """Return the comparison inputs as ``recap.compare.inputs`` defines them."""
+        config, experiment = self._config, self._wiring.experiment
+        return {
+            "experiment": config.experiment,
+            "title": config.title,
+            "scale": config.experiment,
+            "notes": config.notes,
+            "stand_ins": experiment.stand_ins,
+            "reference": config.reference_arm,
+            "arms": [self._arm(arm, trained=True) for arm in config.arms],
+            "funnel_arms": [self._arm(arm, trained=False) for arm in config.funnel_arms],
+            "seeds": config.seeds,
+            "runs": [self._run(arm, seed) for arm in config.arms for seed in config.seeds],
+            "benchmarks": [self._benchmark(name) for name in config.benchmarks],
+            "evaluations": [
+                self._evaluation(arm, seed, benchmark)
+                for benchmark in config.benchmarks
+                for arm in config.arms
+                for seed in config.seeds
+            ],
+            "perf": self._perf_entries(),
+            "settings": {
+                key: getattr(config, key).model_dump(mode="json")
+                for key in ("curate", "caption", "train", "merge", "evaluate")
+            },
+            "commands": [f"snakemake --config experiment={config.experiment}"],
+        }
+
+    def results(self) -> list[str]:
+        """Return every file whose change must redo the comparison."""
+        document = self.document()
+        files: list[str] = []
+        for arm in document["arms"] + document["funnel_arms"]:
+            files += [arm[key] for key in ("dataset_manifest", "funnel") if arm[key]]
+        for run in document["runs"]:
+            files += [*run["telemetry"].values(), *run["manifests"].values()]
+            files += [run["check"], run["merge"], run["parity"]]
+        for evaluation in document["evaluations"]:
+            files += [evaluation["score"], evaluation["scores"]]
+        return files
+
+    def perf(self) -> list[str]:
+        """Return the files that tell what each job cost."""
+        return [entry["path"] for entry in self._perf_entries()]
+
+    def gallery(self) -> list[str]:
+        """Return the gallery of the first arm that recaptions, if there is one."""
+        arms = self._wiring.experiment.arms
+        chosen = [arm for arm in self._config.arms if arms[arm].caption_policy != "keep"]
+        return [f"{self._base}/arms/{chosen[0]}/gallery.jsonl"] if chosen else []
+
+    def _arm(self, arm: str, trained: bool) -> dict[str, Any]:
+        row = self._wiring.experiment.arms[arm]
+        reference = self._wiring.experiment.arms[self._config.reference_arm]
+        folder = f"{self._base}/arms/{arm}"
+        linked = {row.match_ids_to or arm, reference.match_ids_to or self._config.reference_arm}
+        return {
+            "arm": arm,
+            "description": row.description,
+            "dataset_manifest": f"{folder}/train.manifest.json" if trained else None,
+            "funnel": f"{folder}/funnel.json",
+            "matched": len(linked) == 1,
+        }
+
+    def _run(self, arm: str, seed: int) -> dict[str, Any]:
+        folder = f"{self._base}/runs/{arm}/seed{seed}"
+        stages = ("pretrain", "finetune")
+        return {
+            "arm": arm,
+            "seed": seed,
+            "telemetry": {stage: f"{folder}/{stage}/telemetry.jsonl" for stage in stages},
+            "manifests": {stage: f"{folder}/{stage}/manifest.json" for stage in stages},
+            "check": f"{folder}/check.json",
+            "merge": f"{folder}/merge_report.json",
+            "parity": f"{folder}/parity.json",
+        }
+
+    def _benchmark(self, name: str) -> dict[str, Any]:
+        row = self._wiring.experiment.benchmarks[name]
+        return {
+            "name": name,
+            "protocol": {
+                "kind": row.kind,
+                "ocr_tokens": row.ocr,
+                "max_new_tokens": row.max_new_tokens,
+                "decoding": "greedy",
+                "dtype": self._config.evaluate.dtype,
+                "questions": self._wiring.questions(name),
+            },
+        }
+
+    def _evaluation(self, arm: str, seed: int, benchmark: str) -> dict[str, Any]:
+        folder = f"{self._base}/eval/{arm}/seed{seed}/{benchmark}"
+        return {
+            "arm": arm,
+            "seed": seed,
+            "benchmark": benchmark,
+            "score": f"{folder}/score.json",
+            "scores": f"{folder}/scores.jsonl",
+        }
+
+    def _perf_entries(self) -> list[dict[str, str]]:
+        config, entries = self._config, []
+        for arm in config.arms:
+            for seed in config.seeds:
+                for stage in ("pretrain", "finetune"):
+                    path = f"{self._base}/perf/{stage}/{arm}.seed{seed}.json"
+                    entries.append({"label": f"{stage} {arm} seed {seed}", "path": path})
+                for benchmark in config.benchmarks:
+                    for index in range(config.evaluation_shards):
+                        name = f"{benchmark}.{config.evaluation_shards}_{index}"
+                        path = f"{self._base}/perf/predict_shard/{arm}.seed{seed}.{name}.json"
+                        label = f"predict {arm} seed {seed} {name}"
+                        entries.append({"label": label, "path": path})
+        return self._caption_perf() + entries
+
+    def _caption_perf(self) -> list[dict[str, str]]:
+        entries = {}
+        for arm in self._config.arms:
+            row = self._wiring.experiment.arms[arm]
+            if row.caption_policy == "keep":
+                continue
+            for shard in self._wiring.shards(row.corpus):
+                name = f"{row.corpus}.{row.pre_recipe or 'none'}.{row.captioner}.{shard}"
+                path = f"{self._base}/perf/caption_shard/{name}.json"
+                entries[path] = {"label": f"caption {row.captioner} shard {shard}", "path": path}
+        return list(entries.values())

@@ -1,0 +1,149 @@
+"""A validated experiment: configuration, sheets and what follows from both."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import ValidationError
+
+from ..errors import RecapError
+from ..shards import shard_count
+from .schema import (
+    ArmRow,
+    BaseModelRow,
+    BenchmarkRow,
+    CorpusRow,
+    ExperimentConfig,
+    InstructionsRow,
+    ModelRow,
+)
+from .sheets import explain, read_sheet
+
+EXPERIMENT_FOLDERS = ("config/experiments", "config/local")
+RECIPE_FOLDER = "config/recipes"
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """The configuration with every name resolved to its row."""
+
+    config: ExperimentConfig
+    arms: dict[str, ArmRow]
+    corpora: dict[str, CorpusRow]
+    instructions: InstructionsRow
+    models: dict[str, ModelRow]
+    base_model: BaseModelRow
+    benchmarks: dict[str, BenchmarkRow]
+
+    def shard_count(self, corpus: str) -> int:
+        """Return the number of curation shards of a corpus, from its declared records."""
+        return shard_count(self.corpora[corpus].records, self.config.curate.shard_size)
+
+    def model_dir(self, model: str) -> str:
+        """Return the folder of a model's files."""
+        row = self.models[model]
+        return row.location if row.source == "local" else f"resources/models/{model}"
+
+    def recipe_path(self, recipe: str) -> str:
+        """Return the file of a recipe."""
+        return f"{RECIPE_FOLDER}/{recipe}.yaml"
+
+    def operator_overrides(self) -> dict[str, dict[str, str]]:
+        """Return operator parameters that name the folders of local models."""
+        return {
+            operator: {name: self.model_dir(model) for name, model in parameters.items()}
+            for operator, parameters in self.config.operator_models.items()
+        }
+
+    def micro_batch_size(self, stage: Literal["pretrain", "finetune"]) -> int:
+        """Return samples a forward pass and rank of a stage."""
+        return getattr(self.config.train, stage).micro_batch_size  # type: ignore[no-any-return]
+
+    @property
+    def stand_ins(self) -> list[str]:
+        """Return the models in use that only stand in for real ones."""
+        used = [self.base_model.language_model, self.base_model.clip, self.base_model.convnext]
+        used += [arm.captioner for arm in self.arms.values() if arm.captioner]
+        used += [m for names in self.config.operator_models.values() for m in names.values()]
+        return sorted({model for model in used if self.models[model].source == "micro"})
+
+
+def experiment_files(name: str, root: str | Path = ".") -> list[str]:
+    """Return the files of an experiment, the one it extends first.
+
+    Raises:
+        RecapError: if the experiment is unknown or extends itself.
+    """
+    files: list[str] = []
+    while name:
+        paths = [f"{folder}/{name}.yaml" for folder in EXPERIMENT_FOLDERS]
+        path = next((p for p in paths if (Path(root) / p).is_file()), None)
+        if path is None:
+            known = sorted(
+                p.stem
+                for folder in EXPERIMENT_FOLDERS
+                for p in (Path(root) / folder).glob("*.yaml")
+            )
+            raise RecapError(
+                f"`experiment`: there is no {' or '.join(paths)}; known: {', '.join(known)}"
+            )
+        if path in files:
+            raise RecapError(f"{path}: `extends` leads back to itself")
+        files.insert(0, path)
+        content = yaml.safe_load((Path(root) / path).read_text(encoding="utf-8")) or {}
+        name = content.get("extends", "")
+    return files
+
+
+def load_experiment(raw: dict[str, Any]) -> Experiment:
+    """Validate a merged configuration and resolve the rows it names.
+
+    Raises:
+        RecapError: with the key path and the fix, at the first problem.
+    """
+    from .checks import check_experiment
+
+    try:
+        config = ExperimentConfig.model_validate(raw)
+    except ValidationError as error:
+        raise RecapError(f"configuration: {explain(error)}") from error
+    arms = read_sheet(config.sheets.arms, "arm", ArmRow)
+    models = read_sheet(config.sheets.models, "model", ModelRow)
+    base_models = read_sheet(config.sheets.base_models, "base_model", BaseModelRow)
+    instructions = read_sheet(config.sheets.instructions, "instructions", InstructionsRow)
+    benchmarks = read_sheet(config.sheets.benchmarks, "benchmark", BenchmarkRow)
+    corpora = read_sheet(config.sheets.corpora, "corpus", CorpusRow) | config.corpora
+    used_arms = config.arms + config.funnel_arms
+    experiment = Experiment(
+        config=config,
+        arms={a: _fill(_pick(arms, a, "arms", config.sheets.arms), config) for a in used_arms},
+        corpora=corpora,
+        instructions=_pick(
+            instructions, config.instructions, "instructions", config.sheets.instructions
+        ),
+        models=models,
+        base_model=_pick(base_models, config.base_model, "base_model", config.sheets.base_models),
+        benchmarks={
+            b: _pick(benchmarks, b, "benchmarks", config.sheets.benchmarks)
+            for b in config.benchmarks
+        },
+    )
+    check_experiment(experiment)
+    return experiment
+
+
+def _pick(rows: dict[str, Any], name: str, key: str, sheet: str) -> Any:
+    if name not in rows:
+        raise RecapError(
+            f"configuration: `{key}`: `{name}` is not a row of {sheet}; known: {', '.join(rows)}"
+        )
+    return rows[name]
+
+
+def _fill(arm: ArmRow, config: ExperimentConfig) -> ArmRow:
+    """Give an arm the experiment's corpus and, where it recaptions, its captioner."""
+    captioner = arm.captioner
+    if arm.caption_policy != "keep" and not captioner:
+        captioner = config.captioner
+    return arm.model_copy(update={"corpus": arm.corpus or config.corpus, "captioner": captioner})

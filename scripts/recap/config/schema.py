@@ -1,0 +1,150 @@
+"""Schema of ``config/config.yaml`` and of the experiment files that override it."""
+
+from pydantic import Field
+
+from ..demo.settings import MicroSettings, WorldSettings
+from ..settings import (
+    CaptionSettings,
+    CompareSettings,
+    CurateSettings,
+    EvaluateSettings,
+    MergeSettings,
+    ReportSettings,
+    Settings,
+    TrainSettings,
+    ValidateSettings,
+)
+
+NAME = r"^[a-z0-9][a-z0-9_]*$"
+
+
+class SheetPaths(Settings):
+    """Where the sheets are; each row is one arm, corpus, model or benchmark."""
+
+    arms: str = "config/arms.tsv"
+    corpora: str = "config/corpora.tsv"
+    instructions: str = "config/instructions.tsv"
+    models: str = "config/models.tsv"
+    base_models: str = "config/base_models.tsv"
+    benchmarks: str = "config/benchmarks.tsv"
+
+
+class ComputeSettings(Settings):
+    """What a job may ask of the machine; profiles map it to partitions and cards."""
+
+    gpus: int = Field(1, ge=0, description="GPUs of a caption or evaluation job; 0 runs on CPU")
+    train_gpus: int = Field(1, ge=0, description="GPUs of a training job; 0 runs on CPU")
+    gpu_memory_gib: int = Field(24, ge=1, description="memory of a card, for planning only")
+    cpu_threads: int = Field(4, ge=1, description="threads of a CPU job")
+    gpu_threads: int = Field(8, ge=1, description="threads of a model job")
+    cpu_mem_mb: int = Field(4000, ge=500, description="memory of a CPU job in MB")
+    model_mem_mb: int = Field(32_000, ge=500, description="memory of a model job in MB")
+    runtime_minutes: int = Field(240, ge=1, description="time limit of a job, training apart")
+    train_runtime_minutes: int = Field(1440, ge=1, description="time limit of a training job")
+
+
+class CorpusRow(Settings):
+    """A raw corpus of captioned images in Data-Juicer's JSONL form."""
+
+    source: str = Field(pattern="^(world|local|manual)$")
+    root: str = Field(description="folder of the JSONL and its images; for `world`, a world's name")
+    jsonl: str = Field(description="the JSONL's name inside `root`")
+    original: str = Field("", description="LLaVA JSON with each id's question; empty if unknown")
+    records: int = Field(ge=1, description="lines of the JSONL, verified by the first job")
+    licence: str = ""
+
+
+class InstructionsRow(Settings):
+    """A stage-2 instruction set in LLaVA JSON form, the same for every arm."""
+
+    source: str = Field(pattern="^(world|local|manual)$")
+    root: str
+    json_file: str = Field(alias="json")
+    samples: int = Field(ge=1)
+    licence: str = ""
+
+
+class ModelRow(Settings):
+    """A model folder, built here, fetched from ModelScope, or already on disk."""
+
+    role: str = Field(pattern="^(language_model|clip|convnext|captioner|watermark)$")
+    source: str = Field(pattern="^(micro|modelscope|local)$")
+    location: str = Field("", description="ModelScope id or local folder; empty for micro models")
+    revision: str = ""
+    licence: str = ""
+
+
+class BaseModelRow(Settings):
+    """The parts an MGM model is assembled from."""
+
+    language_model: str
+    clip: str
+    convnext: str
+    conversation: str
+    image_size_aux: int = Field(ge=32)
+
+
+class BenchmarkRow(Settings):
+    """A benchmark with its protocol; the OCR setting is part of the name."""
+
+    kind: str
+    source: str = Field(pattern="^(world|local|manual)$")
+    root: str
+    questions: str
+    annotations: str
+    images: str
+    count: int = Field(
+        ge=1, description="questions in the file, verified when answers are gathered"
+    )
+    ocr: bool
+    max_new_tokens: int = Field(ge=1)
+    licence: str = ""
+
+
+class ArmRow(Settings):
+    """How one arm makes its training set; empty cells take the experiment's value."""
+
+    corpus: str = ""
+    pre_recipe: str = Field("", description="filters before captioning")
+    caption_policy: str = Field(pattern="^(keep|replace)$")
+    captioner: str = ""
+    post_recipe: str = Field("", description="filters on the arm's own text")
+    match_ids_to: str = Field("", description="arm whose surviving ids this arm uses")
+    max_records: int | None = Field(None, ge=1, description="record budget, drawn by id")
+    description: str = ""
+
+
+class ExperimentConfig(Settings):
+    """Everything a run depends on; one instance per invocation of Snakemake."""
+
+    experiment: str = Field(pattern=NAME, description="names the folder below `results/`")
+    extends: str = Field("", description="experiment file whose values this one overrides")
+    title: str = Field(description="one line for the report's head")
+    notes: str = Field("", description="what a reader must know before believing a number")
+    corpus: str = Field(description="row of the corpora sheet that arms use by default")
+    captioner: str = Field(description="row of the models sheet that arms use by default")
+    base_model: str = Field(description="row of the base models sheet")
+    instructions: str = Field(description="row of the instructions sheet: stage-2 data")
+    arms: list[str] = Field(min_length=1, description="rows of the arms sheet to train and compare")
+    reference_arm: str = Field(description="the arm the others are compared with")
+    funnel_arms: list[str] = Field(default=[], description="arms curated and reported, not trained")
+    seeds: list[int] = Field(min_length=1, description="training seeds; each arm runs every seed")
+    benchmarks: list[str] = Field(min_length=1, description="rows of the benchmarks sheet")
+    evaluation_shards: int = Field(1, ge=1, description="parallel answer files a benchmark")
+    data_root: str = Field("data", description="folder of corpora that cannot be downloaded")
+    sheets: SheetPaths = SheetPaths()
+    corpora: dict[str, CorpusRow] = Field(default={}, description="corpora of your own, as rows")
+    operator_models: dict[str, dict[str, str]] = Field(
+        default={}, description="recipe operator to parameter to row of the models sheet"
+    )
+    worlds: dict[str, WorldSettings] = Field(default={}, description="known-answer worlds")
+    micro_models: MicroSettings = Field(description="how the stand-in models are built")
+    validate_corpus: ValidateSettings
+    curate: CurateSettings
+    caption: CaptionSettings
+    train: TrainSettings
+    merge: MergeSettings
+    evaluate: EvaluateSettings
+    compare: CompareSettings
+    report: ReportSettings
+    compute: ComputeSettings

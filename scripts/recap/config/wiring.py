@@ -1,0 +1,207 @@
+"""Paths and parameter values that the rules need, derived from an experiment.
+
+The rules only wire: whatever depends on the configuration is decided here, in
+plain functions that tests can call.
+"""
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from ..curate.recipe import measurements, resolve_recipe
+from ..settings import Settings
+from ..shards import shard_names
+from .experiment import Experiment
+from .schema import BenchmarkRow, CorpusRow, InstructionsRow
+
+NO_RECIPE = "none"
+
+
+def as_json(value: Any) -> str:
+    """Return canonical JSON, so that equal settings are equal parameters."""
+    if isinstance(value, Settings):
+        value = value.model_dump(mode="json")
+    return json.dumps(value, sort_keys=True)
+
+
+class Wiring:
+    """Answers the rules' questions about one experiment."""
+
+    def __init__(self, experiment: Experiment) -> None:
+        self.experiment = experiment
+        self.config = experiment.config
+
+    # data
+
+    def data_file(self, row: CorpusRow | InstructionsRow | BenchmarkRow, name: str) -> str:
+        """Return where a row's file is when the pipeline reads it."""
+        folder = {"world": "resources/worlds", "local": "", "manual": "resources/imported"}
+        return str(Path(folder[row.source]) / row.root / name)
+
+    def image_root(self, row: CorpusRow | InstructionsRow | BenchmarkRow) -> str:
+        """Return the folder that a row's image paths are relative to."""
+        folder = {"world": "resources/worlds", "local": "", "manual": self.config.data_root}
+        root = Path(folder[row.source]) / row.root
+        return str(root / row.images if isinstance(row, BenchmarkRow) else root)
+
+    def manual_file(self, path: str) -> list[str]:
+        """Return the user's file behind an imported one, or nothing if it isn't there yet."""
+        source = Path(self.config.data_root) / path
+        return [str(source)] if source.is_file() else []
+
+    def original(self, corpus: str) -> list[str]:
+        """Return the LLaVA JSON that holds each id's question, if the corpus has one."""
+        row = self.experiment.corpora[corpus]
+        return [self.data_file(row, row.original)] if row.original else []
+
+    # curation
+
+    def shards(self, corpus: str) -> list[str]:
+        """Return the shard wildcards of a corpus."""
+        return shard_names(self.experiment.shard_count(corpus))
+
+    def operators(self, recipe: str) -> list[dict[str, Any]]:
+        """Return a recipe's filters with all parameters and local models filled in."""
+        path = self.experiment.recipe_path(recipe)
+        return resolve_recipe(path, self.experiment.operator_overrides()).filters
+
+    def measured(self, recipe: str) -> str:
+        """Return, as JSON, the statistics a recipe needs: no threshold is in it."""
+        return as_json(measurements(self.operators(recipe)))
+
+    def operator_manifests(self, recipe: str) -> list[str]:
+        """Return the manifests of the models that a recipe's operators use."""
+        names = {next(iter(operator)) for operator in self.operators(recipe)}
+        models = self.config.operator_models
+        return sorted(
+            self.model_manifest(model)
+            for operator in names & set(models)
+            for model in models[operator].values()
+        )
+
+    def kept_before_captioning(self, corpus: str, recipe: str, shard: str) -> str:
+        """Return a shard's records that reach the captioner."""
+        base = f"results/{self.config.experiment}/corpus/{corpus}"
+        if recipe in ("", NO_RECIPE):
+            return f"{base}/shards/{shard}.jsonl"
+        return f"{base}/recipes/{recipe}/kept/{shard}.jsonl"
+
+    def arm_records(self, arm: str, shard: str) -> str:
+        """Return a shard's records of an arm before its caption policy."""
+        row = self.experiment.arms[arm]
+        return self.kept_before_captioning(row.corpus, row.pre_recipe, shard)
+
+    def arm_captions(self, arm: str, shard: str) -> list[str]:
+        """Return a shard's new captions, for arms that recaption."""
+        row = self.experiment.arms[arm]
+        if row.caption_policy == "keep":
+            return []
+        recipe = row.pre_recipe or NO_RECIPE
+        base = f"results/{self.config.experiment}/corpus/{row.corpus}/recipes/{recipe}"
+        return [f"{base}/captions/{row.captioner}/{shard}.jsonl"]
+
+    def arm_kept(self, arm: str) -> list[str]:
+        """Return an arm's shards after all its filters."""
+        row = self.experiment.arms[arm]
+        stage = "kept" if row.post_recipe else "text"
+        base = f"results/{self.config.experiment}/arms/{arm}/{stage}"
+        return [f"{base}/{shard}.jsonl" for shard in self.shards(row.corpus)]
+
+    def pre_counts(self, arm: str) -> list[str]:
+        """Return the counts of an arm's filters before captioning."""
+        row = self.experiment.arms[arm]
+        if not row.pre_recipe:
+            return []
+        base = f"results/{self.config.experiment}/corpus/{row.corpus}/recipes/{row.pre_recipe}"
+        return [f"{base}/counts/{shard}.json" for shard in self.shards(row.corpus)]
+
+    def post_counts(self, arm: str) -> list[str]:
+        """Return the counts of an arm's filters on its own text."""
+        row = self.experiment.arms[arm]
+        if not row.post_recipe:
+            return []
+        base = f"results/{self.config.experiment}/arms/{arm}/counts"
+        return [f"{base}/{shard}.json" for shard in self.shards(row.corpus)]
+
+    def matched(self, arm: str) -> list[str]:
+        """Return the merged records whose ids an arm must use, if it is matched."""
+        other = self.experiment.arms[arm].match_ids_to
+        return [f"results/{self.config.experiment}/arms/{other}/merged.jsonl"] if other else []
+
+    # models
+
+    def model_manifest(self, model: str) -> str:
+        """Return the manifest that stands for a model's files in the workflow."""
+        return f"resources/models/{model}/manifest.json"
+
+    def base_manifests(self) -> dict[str, str]:
+        """Return the manifests of the base model's parts, by role."""
+        base = self.experiment.base_model
+        return {
+            "language_model": self.model_manifest(base.language_model),
+            "clip": self.model_manifest(base.clip),
+            "convnext": self.model_manifest(base.convnext),
+        }
+
+    def base_flags(self) -> str:
+        """Return the command-line flags that name the base model's parts."""
+        base = self.experiment.base_model
+        return " ".join(
+            (
+                f"--language-model {self.experiment.model_dir(base.language_model)}",
+                f"--clip {self.experiment.model_dir(base.clip)}",
+                f"--convnext {self.experiment.model_dir(base.convnext)}",
+                f"--image-size-aux {base.image_size_aux}",
+                f"--conversation {base.conversation}",
+            )
+        )
+
+    def train_launcher(self) -> str:
+        """Return the command that starts a training job on all its ranks."""
+        gpus = self.config.compute.train_gpus
+        if gpus <= 1:
+            return "python"
+        return f"accelerate launch --num_processes {gpus} --num_machines 1 --mixed_precision no"
+
+    # evaluation
+
+    def questions(self, benchmark: str) -> str:
+        """Return a benchmark's question file."""
+        row = self.experiment.benchmarks[benchmark]
+        return self.data_file(row, row.questions)
+
+    def annotations(self, benchmark: str) -> str:
+        """Return a benchmark's annotation file."""
+        row = self.experiment.benchmarks[benchmark]
+        return self.data_file(row, row.annotations)
+
+    def protocol(self, benchmark: str) -> str:
+        """Return a benchmark's protocol as JSON."""
+        row = self.experiment.benchmarks[benchmark]
+        return as_json({"kind": row.kind, "ocr": row.ocr, "max_new_tokens": row.max_new_tokens})
+
+    def answer_shards(self, arm: str, seed: str, benchmark: str) -> list[str]:
+        """Return the answer files of a run, under upstream's names."""
+        count = self.config.evaluation_shards
+        base = f"results/{self.config.experiment}/eval/{arm}/seed{seed}/{benchmark}/answers"
+        return [f"{base}/{count}_{index}.jsonl" for index in range(count)]
+
+    def per_run(self, pattern: str) -> list[str]:
+        """Fill ``{arm}`` and ``{seed}`` of a pattern for every run of the experiment."""
+        base = f"results/{self.config.experiment}"
+        return [f"{base}/{p}" for p in _expand(pattern, self.config.arms, self.config.seeds)]
+
+    def per_score(self, pattern: str) -> list[str]:
+        """Fill ``{arm}``, ``{seed}`` and ``{benchmark}`` of a pattern for every score."""
+        return [
+            path.replace("{benchmark}", benchmark)
+            for benchmark in self.config.benchmarks
+            for path in self.per_run(pattern)
+        ]
+
+
+def _expand(pattern: str, arms: Iterable[str], seeds: Iterable[int]) -> list[str]:
+    return [
+        pattern.replace("{arm}", arm).replace("{seed}", str(seed)) for arm in arms for seed in seeds
+    ]

@@ -1,0 +1,111 @@
+"""Starting Snakemake for people: one run at a time, stale locks cleared, a verdict at the end."""
+
+import fcntl
+import logging
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import yaml
+
+from .errors import RecapError
+from .io import write_text
+
+logger = logging.getLogger(__name__)
+
+LOCAL_EXPERIMENTS = Path("config/local")
+RUN_LOCK = Path(".snakemake/recap.lock")
+
+
+def own_corpus_experiment(corpus: str, original: str) -> str:
+    """Write an experiment that runs the demo's models on a corpus of the user's.
+
+    Args:
+        corpus: Data-Juicer JSONL; image paths are relative to its folder.
+        original: LLaVA JSON with each id's question, or empty.
+
+    Returns:
+        The experiment's name; its file is below ``config/local``.
+
+    Raises:
+        RecapError: if a file is missing or the corpus is empty.
+    """
+    path = Path(corpus)
+    for given in filter(None, (corpus, original)):
+        if not Path(given).is_file():
+            raise RecapError(f"{given} does not exist; pass CORPUS=records.jsonl")
+    with path.open("rb") as stream:
+        records = sum(1 for line in stream if line.strip())
+    if not records:
+        raise RecapError(f"{path} holds no record")
+    name = "own_" + re.sub(r"[^a-z0-9]+", "_", path.stem.lower()).strip("_")
+    row = {
+        "source": "local",
+        "root": str(path.parent),
+        "jsonl": path.name,
+        "original": os.path.relpath(original, path.parent) if original else "",
+        "records": records,
+    }
+    document = {
+        "extends": "demo",
+        "title": f"Demo models on {path.name}",
+        "corpus": name,
+        "corpora": {name: row},
+        "curate": {"shard_size": max(1, -(-records // 4))},
+    }
+    header = f"# Written by `make demo CORPUS={corpus}`; copy it to keep your changes.\n"
+    write_text(LOCAL_EXPERIMENTS / f"{name}.yaml", header + yaml.safe_dump(document))
+    return name
+
+
+@contextmanager
+def only_run() -> Iterator[None]:
+    """Hold the lock that says a run is in progress in this folder.
+
+    Raises:
+        RecapError: if another run holds it.
+    """
+    RUN_LOCK.parent.mkdir(exist_ok=True)
+    with RUN_LOCK.open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise RecapError("another run is in progress in this folder; let it finish") from error
+        yield
+
+
+def snakemake(*arguments: str) -> int:
+    """Run Snakemake with this interpreter's environment; return its exit code."""
+    environment = dict(os.environ)
+    environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"
+    return subprocess.run(["snakemake", *arguments], env=environment, check=False).returncode
+
+
+def run_experiment(experiment: str) -> None:
+    """Run an experiment on this machine and print where its report is.
+
+    A run that was killed leaves Snakemake's own lock behind. Since ours is
+    held by a living process only, it is safe to clear the stale one.
+
+    Raises:
+        RecapError: if the run did not finish.
+    """
+    common = ("--profile", "profiles/default", "--config", f"experiment={experiment}")
+    with only_run():
+        locks = Path(".snakemake/locks")
+        if locks.is_dir() and any(locks.iterdir()):
+            logger.warning("the last run was interrupted; finished results are kept")
+            snakemake(*common, "--quiet", "all", "--unlock")
+        code = snakemake(*common, "--quiet", "rules", "reason", "host")
+    if code:
+        raise RecapError(
+            f"experiment `{experiment}` did not finish (exit code {code}): the failed job's log "
+            "is shown above; what is done is kept, so fix the cause and run the same command again"
+        )
+    report = Path("results") / experiment / "report"
+    verdict = (report / "verdict.txt").read_text(encoding="utf-8").strip()
+    sys.stdout.write(f"\nReport:  {report / 'report.html'}\nVerdict: {verdict}\n")

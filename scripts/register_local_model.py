@@ -1,0 +1,27 @@
+"""Write the manifest of a model folder that is already on this machine."""
+
+import argparse
+
+from recap.cli import make_parser, run_cli
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the command line's parser."""
+    p = make_parser(
+        __doc__ or "",
+        "register_local_model.py --folder my/gemma --manifest resources/models/my/manifest.json",
+    )
+    p.add_argument("--folder", required=True, help="folder of the model's files")
+    p.add_argument("--manifest", required=True, help="the manifest to write")
+    return p
+
+
+def main(args: argparse.Namespace) -> None:
+    """Hash the folder's files."""
+    from recap.fetch import describe_model
+
+    describe_model(args.folder, args.manifest, details={"source": "local"})
+
+
+if __name__ == "__main__":
+    run_cli(main, parser())
