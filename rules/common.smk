@@ -3,6 +3,7 @@ from snakemake.exceptions import WorkflowError
 from scripts.recap.config import experiment_files, load_experiment
 from scripts.recap.config.comparison import ComparisonWiring
 from scripts.recap.config.wiring import NO_RECIPE, Wiring, as_json
+from scripts.recap.curate.recipe import measurements
 from scripts.recap.errors import RecapError
 from scripts.recap.versions import STAGE_VERSIONS
 

@@ -5,6 +5,8 @@ rule list_comparison_inputs:
     log:
         "logs/{experiment}/list_comparison_inputs.log",
     localrule: True
+    conda:
+        "../envs/analysis.yaml"
     threads: 1
     resources:
         mem_mb=megabytes(COMPUTE.cpu_mem_mb),
@@ -12,14 +14,12 @@ rule list_comparison_inputs:
     params:
         document=as_json(COMPARISON.document()),
         stage_version=STAGE_VERSIONS["compare"],
-    conda:
-        "../envs/analysis.yaml"
     shell:
         """
         python scripts/list_comparison_inputs.py \
             --document {params.document:q} \
             --out {output.inputs:q} \
-            2> {log:q}
+            2>{log:q}
         """
 
 
@@ -41,6 +41,8 @@ rule compare_runs:
         ),
     log:
         "logs/{experiment}/compare_runs.log",
+    conda:
+        "../envs/analysis.yaml"
     threads: 1
     resources:
         mem_mb=megabytes(COMPUTE.cpu_mem_mb),
@@ -48,8 +50,6 @@ rule compare_runs:
     params:
         settings=as_json(SETTINGS.compare),
         stage_version=STAGE_VERSIONS["compare"],
-    conda:
-        "../envs/analysis.yaml"
     shell:
         """
         python scripts/compare_evaluation_results.py \
@@ -57,7 +57,7 @@ rule compare_runs:
             --settings {params.settings:q} \
             --out {output.comparison:q} \
             --evaluation-report {output.evaluation:q} \
-            2> {log:q}
+            2>{log:q}
         """
 
 
@@ -80,20 +80,18 @@ rule build_report:
         verdict="results/{experiment}/report/verdict.txt",
     log:
         "logs/{experiment}/build_report.log",
+    conda:
+        "../envs/analysis.yaml"
     threads: 1
     resources:
         mem_mb=megabytes(COMPUTE.cpu_mem_mb),
         runtime=minutes(COMPUTE.runtime_minutes),
     params:
-        gallery=lambda wildcards, input: (
-            f"--gallery {input.gallery}" if input.gallery else ""
-        ),
+        gallery=lambda wildcards, input: (f"--gallery {input.gallery}" if input.gallery else ""),
         image_root=WIRING.image_root(EXPERIMENT.corpora[SETTINGS.corpus]),
         eval_image_root=WIRING.image_root(EXPERIMENT.benchmarks[SETTINGS.benchmarks[0]]),
         settings=as_json(SETTINGS.report),
         stage_version=STAGE_VERSIONS["report"],
-    conda:
-        "../envs/analysis.yaml"
     shell:
         """
         python scripts/build_report.py \
@@ -107,5 +105,5 @@ rule build_report:
             --training-analysis {output.training:q} \
             --summary {output.summary:q} \
             --verdict {output.verdict:q} \
-            2> {log:q}
+            2>{log:q}
         """

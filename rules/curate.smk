@@ -12,6 +12,8 @@ rule validate_corpus:
         "logs/{experiment}/validate_corpus/{corpus}.log",
     benchmark:
         "results/{experiment}/perf/validate_corpus/{corpus}.tsv"
+    conda:
+        "../envs/curate.yaml"
     threads: COMPUTE.cpu_threads
     resources:
         mem_mb=megabytes(COMPUTE.cpu_mem_mb),
@@ -21,8 +23,6 @@ rule validate_corpus:
         image_root=lambda wildcards: WIRING.image_root(corpus_row(wildcards)),
         settings=as_json(SETTINGS.validate_corpus),
         stage_version=STAGE_VERSIONS["validate"],
-    conda:
-        "../envs/curate.yaml"
     shell:
         """
         python scripts/validate_corpus.py \
@@ -34,7 +34,7 @@ rule validate_corpus:
             --out {output.records:q} \
             --rejects {output.rejects:q} \
             --report {output.report:q} \
-            2> {log:q}
+            2>{log:q}
         """
 
 
@@ -46,25 +46,25 @@ rule split_shard:
         records="results/{experiment}/corpus/{corpus}/shards/{shard}.jsonl",
     log:
         "logs/{experiment}/split_shard/{corpus}.{shard}.log",
+    conda:
+        "../envs/curate.yaml"
     threads: 1
     resources:
         mem_mb=megabytes(COMPUTE.cpu_mem_mb),
         runtime=minutes(COMPUTE.runtime_minutes),
     params:
-        count=lambda wildcards: EXPERIMENT.shard_count(wildcards.corpus),
+        shard_count=lambda wildcards: EXPERIMENT.shard_count(wildcards.corpus),
         shard_size=SETTINGS.curate.shard_size,
         stage_version=STAGE_VERSIONS["split"],
-    conda:
-        "../envs/curate.yaml"
     shell:
         """
         python scripts/split_shard.py \
             --records {input.records:q} \
             --index $((10#{wildcards.shard})) \
-            --count {params.count} \
+            --count {params.shard_count} \
             --shard-size {params.shard_size} \
             --out {output.records:q} \
-            2> {log:q}
+            2>{log:q}
         """
 
 
@@ -72,7 +72,7 @@ rule measure_shard:
     """Compute a recipe's statistics for one shard, whatever its thresholds."""
     input:
         records="results/{experiment}/corpus/{corpus}/shards/{shard}.jsonl",
-        models=lambda wildcards: WIRING.operator_manifests(wildcards.recipe),
+        models=lambda wildcards: WIRING.operator_manifests(WIRING.operators(wildcards.recipe)),
     output:
         stats="results/{experiment}/corpus/{corpus}/recipes/{recipe}/stats/{shard}.parquet",
         perf="results/{experiment}/perf/measure_shard/{corpus}.{recipe}.{shard}.json",
@@ -80,16 +80,16 @@ rule measure_shard:
         "logs/{experiment}/measure_shard/{corpus}.{recipe}.{shard}.log",
     benchmark:
         "results/{experiment}/perf/measure_shard/{corpus}.{recipe}.{shard}.tsv"
+    conda:
+        "../envs/curate.yaml"
     threads: COMPUTE.cpu_threads
     resources:
         mem_mb=megabytes(COMPUTE.cpu_mem_mb),
         runtime=minutes(COMPUTE.runtime_minutes),
     params:
         image_root=lambda wildcards: WIRING.image_root(corpus_row(wildcards)),
-        operators=lambda wildcards: WIRING.measured(wildcards.recipe),
+        operators=lambda wildcards: as_json(measurements(WIRING.operators(wildcards.recipe))),
         stage_version=STAGE_VERSIONS["measure"],
-    conda:
-        "../envs/curate.yaml"
     shell:
         """
         python scripts/measure_shard.py \
@@ -98,7 +98,7 @@ rule measure_shard:
             --operators {params.operators:q} \
             --out {output.stats:q} \
             --perf {output.perf:q} \
-            2> {log:q}
+            2>{log:q}
         """
 
 
@@ -113,6 +113,8 @@ rule select_shard:
         counts="results/{experiment}/corpus/{corpus}/recipes/{recipe}/counts/{shard}.json",
     log:
         "logs/{experiment}/select_shard/{corpus}.{recipe}.{shard}.log",
+    conda:
+        "../envs/curate.yaml"
     threads: 1
     resources:
         mem_mb=megabytes(COMPUTE.cpu_mem_mb),
@@ -120,8 +122,6 @@ rule select_shard:
     params:
         operators=lambda wildcards: as_json(WIRING.operators(wildcards.recipe)),
         stage_version=STAGE_VERSIONS["select"],
-    conda:
-        "../envs/curate.yaml"
     shell:
         """
         python scripts/select_shard.py \
@@ -131,7 +131,7 @@ rule select_shard:
             --out {output.kept:q} \
             --drops {output.drops:q} \
             --counts {output.counts:q} \
-            2> {log:q}
+            2>{log:q}
         """
 
 
@@ -150,9 +150,7 @@ use rule measure_shard as measure_arm_shard with:
         "results/{experiment}/perf/measure_arm_shard/{arm}.{shard}.tsv"
     params:
         image_root=lambda wildcards: WIRING.image_root(corpus_row(wildcards)),
-        operators=lambda wildcards: WIRING.measured(
-            EXPERIMENT.arms[wildcards.arm].post_recipe
-        ),
+        operators=lambda wildcards: as_json(measurements(WIRING.post_operators(wildcards.arm))),
         stage_version=STAGE_VERSIONS["measure"],
 
 
@@ -167,7 +165,5 @@ use rule select_shard as select_arm_shard with:
     log:
         "logs/{experiment}/select_arm_shard/{arm}.{shard}.log",
     params:
-        operators=lambda wildcards: as_json(
-            WIRING.operators(EXPERIMENT.arms[wildcards.arm].post_recipe)
-        ),
+        operators=lambda wildcards: as_json(WIRING.post_operators(wildcards.arm)),
         stage_version=STAGE_VERSIONS["select"],

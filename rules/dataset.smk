@@ -15,14 +15,14 @@ rule merge_arm:
         manifest="results/{experiment}/arms/{arm}/merged.manifest.json",
     log:
         "logs/{experiment}/merge_arm/{arm}.log",
+    conda:
+        "../envs/curate.yaml"
     threads: 1
     resources:
         mem_mb=megabytes(COMPUTE.cpu_mem_mb),
         runtime=minutes(COMPUTE.runtime_minutes),
     params:
-        matched=lambda wildcards, input: (
-            f"--match-ids {input.matched}" if input.matched else ""
-        ),
+        matched=lambda wildcards, input: (f"--match-ids {input.matched}" if input.matched else ""),
         budget=lambda wildcards: (
             f"--max-records {EXPERIMENT.arms[wildcards.arm].max_records} --seed 1024"
             if EXPERIMENT.arms[wildcards.arm].max_records
@@ -35,8 +35,6 @@ rule merge_arm:
             f"--post-counts {input.post_counts}" if input.post_counts else ""
         ),
         stage_version=STAGE_VERSIONS["dataset"],
-    conda:
-        "../envs/curate.yaml"
     shell:
         """
         python scripts/merge_arm.py \
@@ -50,7 +48,7 @@ rule merge_arm:
             --out {output.records:q} \
             --funnel {output.funnel:q} \
             --manifest {output.manifest:q} \
-            2> {log:q}
+            2>{log:q}
         """
 
 
@@ -58,25 +56,21 @@ rule convert_llava:
     """Write an arm's training set as LLaVA JSON, each id with its own question."""
     input:
         records="results/{experiment}/arms/{arm}/merged.jsonl",
-        original=lambda wildcards: WIRING.original(
-            EXPERIMENT.arms[wildcards.arm].corpus
-        ),
+        original=lambda wildcards: WIRING.original(EXPERIMENT.arms[wildcards.arm].corpus),
     output:
         dataset="results/{experiment}/arms/{arm}/train.json",
         manifest="results/{experiment}/arms/{arm}/train.manifest.json",
     log:
         "logs/{experiment}/convert_llava/{arm}.log",
+    conda:
+        "../envs/curate.yaml"
     threads: 1
     resources:
         mem_mb=megabytes(COMPUTE.cpu_mem_mb),
         runtime=minutes(COMPUTE.runtime_minutes),
     params:
-        original=lambda wildcards, input: (
-            f"--original {input.original}" if input.original else ""
-        ),
+        original=lambda wildcards, input: (f"--original {input.original}" if input.original else ""),
         stage_version=STAGE_VERSIONS["dataset"],
-    conda:
-        "../envs/curate.yaml"
     shell:
         """
         python scripts/convert_llava.py \
@@ -84,7 +78,7 @@ rule convert_llava:
             {params.original} \
             --out {output.dataset:q} \
             --manifest {output.manifest:q} \
-            2> {log:q}
+            2>{log:q}
         """
 
 
@@ -105,6 +99,8 @@ rule build_gallery:
         gallery="results/{experiment}/arms/{arm}/gallery.jsonl",
     log:
         "logs/{experiment}/build_gallery/{arm}.log",
+    conda:
+        "../envs/curate.yaml"
     threads: 1
     resources:
         mem_mb=megabytes(COMPUTE.cpu_mem_mb),
@@ -113,8 +109,6 @@ rule build_gallery:
         size=SETTINGS.report.gallery_size,
         seed=SETTINGS.compare.seed,
         stage_version=STAGE_VERSIONS["report"],
-    conda:
-        "../envs/curate.yaml"
     shell:
         """
         python scripts/build_gallery.py \
@@ -124,5 +118,5 @@ rule build_gallery:
             --size {params.size} \
             --seed {params.seed} \
             --out {output.gallery:q} \
-            2> {log:q}
+            2>{log:q}
         """

@@ -11,6 +11,8 @@ rule predict_shard:
         "logs/{experiment}/predict_shard/{arm}.seed{seed}.{benchmark}.{chunks}_{chunk}.log",
     benchmark:
         "results/{experiment}/perf/predict_shard/{arm}.seed{seed}.{benchmark}.{chunks}_{chunk}.tsv"
+    conda:
+        "../envs/vlm.yaml"
     threads: COMPUTE.gpu_threads
     resources:
         gpu=COMPUTE.gpus,
@@ -18,16 +20,12 @@ rule predict_shard:
         runtime=minutes(COMPUTE.runtime_minutes),
     params:
         checkpoint=subpath(input.merged, parent=True),
-        image_root=lambda wildcards: WIRING.image_root(
-            EXPERIMENT.benchmarks[wildcards.benchmark]
-        ),
+        image_root=lambda wildcards: WIRING.image_root(EXPERIMENT.benchmarks[wildcards.benchmark]),
         protocol=lambda wildcards: WIRING.protocol(wildcards.benchmark),
         model_id="{arm}-seed{seed}",
         state="results/{experiment}/state/predict/{arm}.seed{seed}.{benchmark}",
         settings=as_json(SETTINGS.evaluate),
         stage_version=STAGE_VERSIONS["predict"],
-    conda:
-        "../envs/vlm.yaml"
     shell:
         """
         python scripts/predict_shard.py \
@@ -42,7 +40,7 @@ rule predict_shard:
             --settings {params.settings:q} \
             --answers {output.answers:q} \
             --perf {output.perf:q} \
-            2> {log:q}
+            2>{log:q}
         """
 
 
@@ -58,26 +56,26 @@ rule gather_answers:
         report="results/{experiment}/eval/{arm}/seed{seed}/{benchmark}/gather.json",
     log:
         "logs/{experiment}/gather_answers/{arm}.seed{seed}.{benchmark}.log",
+    conda:
+        "../envs/analysis.yaml"
     threads: 1
     resources:
         mem_mb=megabytes(COMPUTE.cpu_mem_mb),
         runtime=minutes(COMPUTE.runtime_minutes),
     params:
         protocol=lambda wildcards: WIRING.protocol(wildcards.benchmark),
-        count=lambda wildcards: EXPERIMENT.benchmarks[wildcards.benchmark].count,
+        expected=lambda wildcards: EXPERIMENT.benchmarks[wildcards.benchmark].count,
         stage_version=STAGE_VERSIONS["score"],
-    conda:
-        "../envs/analysis.yaml"
     shell:
         """
         python scripts/gather_answers.py \
             --questions {input.questions:q} \
-            --expected-questions {params.count} \
+            --expected-questions {params.expected} \
             --protocol {params.protocol:q} \
             --shards {input.shards:q} \
             --out {output.answers:q} \
             --report {output.report:q} \
-            2> {log:q}
+            2>{log:q}
         """
 
 
@@ -91,6 +89,8 @@ rule score_answers:
         questions="results/{experiment}/eval/{arm}/seed{seed}/{benchmark}/scores.jsonl",
     log:
         "logs/{experiment}/score_answers/{arm}.seed{seed}.{benchmark}.log",
+    conda:
+        "../envs/analysis.yaml"
     threads: 1
     resources:
         mem_mb=megabytes(COMPUTE.cpu_mem_mb),
@@ -98,8 +98,6 @@ rule score_answers:
     params:
         protocol=lambda wildcards: WIRING.protocol(wildcards.benchmark),
         stage_version=STAGE_VERSIONS["score"],
-    conda:
-        "../envs/analysis.yaml"
     shell:
         """
         python scripts/score_answers.py \
@@ -109,5 +107,5 @@ rule score_answers:
             --annotations {input.annotations:q} \
             --out {output.score:q} \
             --per-question {output.questions:q} \
-            2> {log:q}
+            2>{log:q}
         """

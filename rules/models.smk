@@ -16,6 +16,8 @@ rule build_demo_world:
         summary="resources/worlds/{world}/world.json",
     log:
         "logs/build_demo_world/{world}.log",
+    conda:
+        "../envs/curate.yaml"
     threads: COMPUTE.cpu_threads
     resources:
         mem_mb=megabytes(COMPUTE.cpu_mem_mb),
@@ -24,14 +26,12 @@ rule build_demo_world:
         folder=subpath(output.summary, parent=True),
         settings=lambda wildcards: as_json(SETTINGS.worlds[wildcards.world]),
         stage_version=STAGE_VERSIONS["world"],
-    conda:
-        "../envs/curate.yaml"
     shell:
         """
         python scripts/build_demo_world.py \
             --out {params.folder:q} \
             --settings {params.settings:q} \
-            2> {log:q}
+            2>{log:q}
         """
 
 
@@ -43,6 +43,8 @@ rule build_micro_model:
         "logs/build_micro_model/{model}.log",
     wildcard_constraints:
         model="|".join(MICRO) or NO_RECIPE,
+    conda:
+        "../envs/vlm.yaml"
     threads: 1
     resources:
         mem_mb=megabytes(COMPUTE.model_mem_mb),
@@ -51,15 +53,13 @@ rule build_micro_model:
         folder=subpath(output.manifest, parent=True),
         settings=as_json(SETTINGS.micro_models),
         stage_version=STAGE_VERSIONS["models"],
-    conda:
-        "../envs/vlm.yaml"
     shell:
         """
         python scripts/build_micro_models.py \
             --model {wildcards.model:q} \
             --out {params.folder:q} \
             --settings {params.settings:q} \
-            2> {log:q}
+            2>{log:q}
         """
 
 
@@ -72,6 +72,8 @@ rule fetch_model:
     wildcard_constraints:
         model="|".join(REMOTE) or NO_RECIPE,
     retries: 2
+    conda:
+        "../envs/vlm.yaml"
     threads: 1
     resources:
         mem_mb=megabytes(COMPUTE.cpu_mem_mb),
@@ -81,15 +83,13 @@ rule fetch_model:
         location=lambda wildcards: EXPERIMENT.models[wildcards.model].location,
         revision=lambda wildcards: EXPERIMENT.models[wildcards.model].revision,
         stage_version=STAGE_VERSIONS["models"],
-    conda:
-        "../envs/vlm.yaml"
     shell:
         """
         python scripts/fetch_model.py \
             --model-id {params.location:q} \
             --revision {params.revision:q} \
             --out {params.folder:q} \
-            2> {log:q}
+            2>{log:q}
         """
 
 
@@ -103,6 +103,8 @@ rule register_local_model:
         "logs/register_local_model/{model}.log",
     wildcard_constraints:
         model="|".join(LOCAL) or NO_RECIPE,
+    conda:
+        "../envs/vlm.yaml"
     threads: 1
     resources:
         mem_mb=megabytes(COMPUTE.cpu_mem_mb),
@@ -110,14 +112,12 @@ rule register_local_model:
     params:
         folder=lambda wildcards: EXPERIMENT.models[wildcards.model].location,
         stage_version=STAGE_VERSIONS["models"],
-    conda:
-        "../envs/vlm.yaml"
     shell:
         """
         python scripts/register_local_model.py \
             --folder {params.folder:q} \
             --manifest {output.manifest:q} \
-            2> {log:q}
+            2>{log:q}
         """
 
 
@@ -126,22 +126,22 @@ rule import_file:
     input:
         source=lambda wildcards: WIRING.manual_file(wildcards.path),
     output:
-        copy="resources/imported/{path}",
+        file="resources/imported/{path}",
     log:
         "logs/import_file/{path}.log",
+    conda:
+        "../envs/curate.yaml"
     threads: 1
     resources:
         mem_mb=megabytes(COMPUTE.cpu_mem_mb),
         runtime=minutes(COMPUTE.runtime_minutes),
     params:
         data_root=SETTINGS.data_root,
-    conda:
-        "../envs/curate.yaml"
     shell:
         """
         python scripts/import_file.py \
             --data-root {params.data_root:q} \
             --path {wildcards.path:q} \
-            --out {output.copy:q} \
-            2> {log:q}
+            --out {output.file:q} \
+            2>{log:q}
         """

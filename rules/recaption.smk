@@ -12,6 +12,8 @@ rule caption_shard:
         "logs/{experiment}/caption_shard/{corpus}.{recipe}.{captioner}.{shard}.log",
     benchmark:
         "results/{experiment}/perf/caption_shard/{corpus}.{recipe}.{captioner}.{shard}.tsv"
+    conda:
+        "../envs/vlm.yaml"
     threads: COMPUTE.gpu_threads
     resources:
         gpu=COMPUTE.gpus,
@@ -23,8 +25,6 @@ rule caption_shard:
         store=lambda wildcards: f"results/caption_store/{wildcards.captioner}",
         settings=as_json(SETTINGS.caption),
         stage_version=STAGE_VERSIONS["caption"],
-    conda:
-        "../envs/vlm.yaml"
     shell:
         """
         python scripts/caption_shard.py \
@@ -36,7 +36,7 @@ rule caption_shard:
             --settings {params.settings:q} \
             --out {output.captions:q} \
             --perf {output.perf:q} \
-            2> {log:q}
+            2>{log:q}
         """
 
 
@@ -49,6 +49,8 @@ rule apply_caption_policy:
         records="results/{experiment}/arms/{arm}/text/{shard}.jsonl",
     log:
         "logs/{experiment}/apply_caption_policy/{arm}.{shard}.log",
+    conda:
+        "../envs/curate.yaml"
     threads: 1
     resources:
         mem_mb=megabytes(COMPUTE.cpu_mem_mb),
@@ -62,8 +64,6 @@ rule apply_caption_policy:
             else ""
         ),
         stage_version=STAGE_VERSIONS["policy"],
-    conda:
-        "../envs/curate.yaml"
     shell:
         """
         python scripts/apply_caption_policy.py \
@@ -71,5 +71,5 @@ rule apply_caption_policy:
             {params.captions} \
             --policy {params.policy:q} \
             --out {output.records:q} \
-            2> {log:q}
+            2>{log:q}
         """

@@ -13,6 +13,8 @@ rule pretrain:
         "logs/{experiment}/pretrain/{arm}.seed{seed}.log",
     benchmark:
         "results/{experiment}/perf/pretrain/{arm}.seed{seed}.tsv"
+    conda:
+        "../envs/vlm.yaml"
     threads: COMPUTE.gpu_threads
     resources:
         gpu=COMPUTE.train_gpus,
@@ -26,8 +28,6 @@ rule pretrain:
         folder=subpath(output.manifest, parent=True),
         state="results/{experiment}/state/pretrain/{arm}.seed{seed}",
         stage_version=STAGE_VERSIONS["train"],
-    conda:
-        "../envs/vlm.yaml"
     shell:
         """
         {params.launcher} scripts/train_stage.py \
@@ -40,7 +40,7 @@ rule pretrain:
             --state-dir {params.state:q} \
             --out-dir {params.folder:q} \
             --perf {output.perf:q} \
-            2> {log:q}
+            2>{log:q}
         """
 
 
@@ -48,9 +48,7 @@ rule finetune:
     """Stage 2: instruction tuning with LoRA, from stage 1's projector."""
     input:
         **WIRING.base_manifests(),
-        data=WIRING.data_file(
-            EXPERIMENT.instructions, EXPERIMENT.instructions.json_file
-        ),
+        data=WIRING.data_file(EXPERIMENT.instructions, EXPERIMENT.instructions.json_file),
         projector="results/{experiment}/runs/{arm}/seed{seed}/pretrain/mm_projector.safetensors",
         projector_manifest="results/{experiment}/runs/{arm}/seed{seed}/pretrain/manifest.json",
     output:
@@ -66,6 +64,8 @@ rule finetune:
         "logs/{experiment}/finetune/{arm}.seed{seed}.log",
     benchmark:
         "results/{experiment}/perf/finetune/{arm}.seed{seed}.tsv"
+    conda:
+        "../envs/vlm.yaml"
     threads: COMPUTE.gpu_threads
     resources:
         gpu=COMPUTE.train_gpus,
@@ -79,8 +79,6 @@ rule finetune:
         folder=subpath(output.manifest, parent=True),
         state="results/{experiment}/state/finetune/{arm}.seed{seed}",
         stage_version=STAGE_VERSIONS["train"],
-    conda:
-        "../envs/vlm.yaml"
     shell:
         """
         {params.launcher} scripts/train_stage.py \
@@ -95,7 +93,7 @@ rule finetune:
             --state-dir {params.state:q} \
             --out-dir {params.folder:q} \
             --perf {output.perf:q} \
-            2> {log:q}
+            2>{log:q}
         """
 
 
@@ -110,6 +108,8 @@ rule check_lora_model:
         report="results/{experiment}/runs/{arm}/seed{seed}/check.json",
     log:
         "logs/{experiment}/check_lora_model/{arm}.seed{seed}.log",
+    conda:
+        "../envs/vlm.yaml"
     threads: COMPUTE.cpu_threads
     resources:
         mem_mb=megabytes(COMPUTE.model_mem_mb),
@@ -118,15 +118,13 @@ rule check_lora_model:
         base=WIRING.base_flags(),
         folder=subpath(input.adapter, parent=True),
         stage_version=STAGE_VERSIONS["merge"],
-    conda:
-        "../envs/vlm.yaml"
     shell:
         """
         python scripts/check_lora_model.py {params.folder:q} \
             {params.base} \
             --initial-projector {input.projector:q} \
             --report {output.report:q} \
-            2> {log:q}
+            2>{log:q}
         """
 
 
@@ -146,6 +144,8 @@ rule merge_lora_weights:
         "logs/{experiment}/merge_lora_weights/{arm}.seed{seed}.log",
     benchmark:
         "results/{experiment}/perf/merge_lora_weights/{arm}.seed{seed}.tsv"
+    conda:
+        "../envs/vlm.yaml"
     threads: COMPUTE.cpu_threads
     resources:
         mem_mb=megabytes(COMPUTE.model_mem_mb),
@@ -156,8 +156,6 @@ rule merge_lora_weights:
         folder=subpath(output.index, parent=True),
         settings=as_json(SETTINGS.merge),
         stage_version=STAGE_VERSIONS["merge"],
-    conda:
-        "../envs/vlm.yaml"
     shell:
         """
         python scripts/merge_lora_weights.py \
@@ -166,7 +164,7 @@ rule merge_lora_weights:
             --output-path {params.folder:q} \
             --settings {params.settings:q} \
             --report {output.report:q} \
-            2> {log:q}
+            2>{log:q}
         """
 
 
@@ -181,6 +179,8 @@ rule check_parity:
         report="results/{experiment}/runs/{arm}/seed{seed}/parity.json",
     log:
         "logs/{experiment}/check_parity/{arm}.seed{seed}.log",
+    conda:
+        "../envs/vlm.yaml"
     threads: COMPUTE.gpu_threads
     resources:
         gpu=COMPUTE.gpus,
@@ -193,8 +193,6 @@ rule check_parity:
         image_root=WIRING.image_root(EXPERIMENT.benchmarks[SETTINGS.benchmarks[0]]),
         settings=as_json(SETTINGS.merge),
         stage_version=STAGE_VERSIONS["merge"],
-    conda:
-        "../envs/vlm.yaml"
     shell:
         """
         python scripts/check_parity.py \
@@ -205,5 +203,5 @@ rule check_parity:
             --questions {input.questions:q} \
             --settings {params.settings:q} \
             --out {output.report:q} \
-            2> {log:q}
+            2>{log:q}
         """

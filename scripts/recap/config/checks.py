@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..curate.recipe import resolve_recipe
 from ..errors import RecapError
 
 if TYPE_CHECKING:
@@ -51,6 +52,8 @@ def _check_arm(experiment: "Experiment", name: str) -> None:
     for recipe in filter(None, (arm.pre_recipe, arm.post_recipe)):
         if not Path(experiment.recipe_path(recipe)).is_file():
             _fail(sheet, f"recipe `{recipe}`: {experiment.recipe_path(recipe)} does not exist")
+    if arm.pre_recipe and resolve_recipe(experiment.recipe_path(arm.pre_recipe)).after:
+        _fail(sheet, f"pre_recipe `{arm.pre_recipe}` filters after a captioner: use post_recipe")
     if arm.match_ids_to:
         _check_match(experiment, name)
 

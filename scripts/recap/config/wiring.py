@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from ..curate.recipe import measurements, resolve_recipe
+from ..curate.recipe import Operator, name_of, resolve_recipe
 from ..settings import Settings
 from ..shards import shard_names
 from .experiment import Experiment
@@ -61,18 +61,25 @@ class Wiring:
         """Return the shard wildcards of a corpus."""
         return shard_names(self.experiment.shard_count(corpus))
 
-    def operators(self, recipe: str) -> list[dict[str, Any]]:
-        """Return a recipe's filters with all parameters and local models filled in."""
+    def operators(self, recipe: str, *, after: bool = False) -> list[Operator]:
+        """Return a recipe's filters, all parameters and local models filled in.
+
+        Args:
+            recipe: name of the recipe.
+            after: whether to take the filters of the new text, which follow the
+                captioning step where the recipe has one.
+        """
         path = self.experiment.recipe_path(recipe)
-        return resolve_recipe(path, self.experiment.operator_overrides()).filters
+        resolved = resolve_recipe(path, self.experiment.operator_overrides())
+        return resolved.after if after and resolved.captioner else resolved.before
 
-    def measured(self, recipe: str) -> str:
-        """Return, as JSON, the statistics a recipe needs: no threshold is in it."""
-        return as_json(measurements(self.operators(recipe)))
+    def post_operators(self, arm: str) -> list[Operator]:
+        """Return the filters on an arm's own text."""
+        return self.operators(self.experiment.arms[arm].post_recipe, after=True)
 
-    def operator_manifests(self, recipe: str) -> list[str]:
-        """Return the manifests of the models that a recipe's operators use."""
-        names = {next(iter(operator)) for operator in self.operators(recipe)}
+    def operator_manifests(self, operators: list[Operator]) -> list[str]:
+        """Return the manifests of the models that operators use."""
+        names = {name_of(operator) for operator in operators}
         models = self.config.operator_models
         return sorted(
             self.model_manifest(model)
