@@ -14,6 +14,7 @@ def parser() -> argparse.ArgumentParser:
         "--shards answers/2_0.jsonl answers/2_1.jsonl --out merge.jsonl --report gather.json",
     )
     result.add_argument("--questions", type=Path, required=True, help="the whole question file")
+    result.add_argument("--expected-questions", type=int, help="how many the file must hold")
     result.add_argument("--protocol", required=True, help="benchmark protocol, JSON or a path")
     result.add_argument("--shards", type=Path, nargs="+", required=True, help="answer files")
     result.add_argument("--out", type=Path, required=True, help="merged answer file to write")
@@ -27,7 +28,9 @@ def main(args: argparse.Namespace) -> None:
     from recap.evaluate.protocol import BenchmarkProtocol, parse_settings
 
     protocol = parse_settings(BenchmarkProtocol, args.protocol, "--protocol")
-    gather_answers(args.questions, protocol, args.shards, args.out, args.report)
+    gather_answers(
+        args.questions, protocol, args.shards, args.out, args.report, args.expected_questions
+    )
 
 
 if __name__ == "__main__":

@@ -17,7 +17,12 @@ Key = tuple[str, str]
 
 
 def gather_answers(
-    questions: Path, protocol: BenchmarkProtocol, shards: Sequence[Path], out: Path, report: Path
+    questions: Path,
+    protocol: BenchmarkProtocol,
+    shards: Sequence[Path],
+    out: Path,
+    report: Path,
+    expected_questions: int | None = None,
 ) -> None:
     """Merge shard files into one file in the order of the question file.
 
@@ -27,13 +32,20 @@ def gather_answers(
         shards: answer files, in any order.
         out: the merged answer file.
         report: counts and hashes, as JSON.
+        expected_questions: how many questions the file was declared to hold.
 
     Raises:
-        GateError: if there are no answers, or a question is missing, foreign or
-            answered twice, with the first few of each.
+        GateError: if there are no answers, the question file has another
+            length than declared, or a question is missing, foreign or answered
+            twice, with the first few of each.
         RecapError: if a file is malformed or mixes models or control conditions.
     """
     expected = [q.key for q in get_benchmark(protocol.kind).load(questions, protocol).questions]
+    if expected_questions not in (None, len(expected)):
+        raise GateError(
+            f"{questions} holds {len(expected)} questions, but {expected_questions} were declared; "
+            "correct the benchmark's row or fetch the right file"
+        )
     found: dict[Key, Answer] = {}
     duplicates: list[Key] = []
     described = []

@@ -78,7 +78,7 @@ class MgmAnswerer:
         """Return features (N, hidden) of each image, on the device."""
         import torch
 
-        images = torch.stack(list(pixels)).to(self._device, getattr(torch, self._dtype))
+        images = torch.stack(list(pixels)).to(self._device)
         try:
             with torch.inference_mode():
                 return list(self._model.encode_images(images).unbind(0))
@@ -93,6 +93,7 @@ class MgmAnswerer:
             self._encode_text(text, feature is not None)
             for text, feature in zip(texts, features, strict=True)
         ]
+        self._require_room(texts, ids, features)
         input_ids, attention_mask = pad_left(ids)
         shown = [feature for feature in features if feature is not None]
         try:
@@ -124,6 +125,22 @@ class MgmAnswerer:
             raise RecapError(f"the question {text[:80]!r} holds the image placeholder; remove it")
         prompt = _IMAGE_PREFIX + text if has_image else text
         return encode_prompt(prompt, self._tokenizer, template=self._template)
+
+    def _require_room(
+        self,
+        texts: Sequence[str],
+        ids: Sequence[Sequence[int]],
+        features: "Sequence[torch.Tensor | None]",
+    ) -> None:
+        """Refuse prompts the model would cut at the end, losing the instruction."""
+        limit = getattr(self._model.config, "tokenizer_model_max_length", None)
+        for text, tokens, feature in zip(texts, ids, features, strict=True):
+            length = len(tokens) + (0 if feature is None else len(feature) - 1)
+            if limit is not None and length > limit:
+                raise RecapError(
+                    f"the prompt {text[:80]!r} has {length} tokens with its image, but the "
+                    f"checkpoint's tokenizer_model_max_length is {limit}; raise it in config.json"
+                )
 
     def _decode(self, tokens: list[int]) -> str:
         self._new_tokens += len(tokens)

@@ -13,7 +13,7 @@ from ....io import iter_jsonl, read_json
 from ...answers import Answer
 from ...protocol import BenchmarkProtocol
 from ..base import Benchmark, Question, QuestionSet, Scores, breakdown, check_questions
-from .accuracy import reference_scores
+from .accuracy import ANNOTATORS, reference_scores
 from .normalize import normalize_answer
 from .prompts import (
     drop_ocr,
@@ -112,12 +112,20 @@ def load_annotations(path: Path) -> dict[Key, list[str]]:
             raise RecapError(f"{path}, entry {number}: lacks {', '.join(sorted(missing))}")
         key = (str(entry["image_id"]), str(entry["question"]).lower())
         answers = entry["answers"]
-        if len(answers) != 10 or not all(isinstance(answer, str) for answer in answers):
+        if not _ten_strings(answers):
             raise RecapError(f"{path}, entry {number} {key}: needs exactly 10 string answers")
         if key in references:
             raise RecapError(f"{path}, entry {number}: a second entry for {key}")
         references[key] = answers
     return references
+
+
+def _ten_strings(answers: Any) -> bool:
+    return (
+        isinstance(answers, list)
+        and len(answers) == ANNOTATORS
+        and all(isinstance(answer, str) for answer in answers)
+    )
 
 
 def _match(answer: Answer, protocol: BenchmarkProtocol) -> tuple[Key, str]:

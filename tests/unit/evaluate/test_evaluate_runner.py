@@ -1,0 +1,299 @@
+"""Shards, resume and batching, with a small deterministic reader in the model's place."""
+
+import json
+import random
+from dataclasses import replace
+
+import pytest
+from PIL import Image
+from recap.errors import RecapError
+from recap.evaluate.benchmarks import get_benchmark
+from recap.evaluate.benchmarks.base import Question, QuestionSet
+from recap.evaluate.controls import apply_control
+from recap.evaluate.images import ImageSource
+from recap.evaluate.journal import open_journal
+from recap.evaluate.model import OutOfMemoryError
+from recap.evaluate.ordering import asking_order
+from recap.evaluate.predict import PredictRequest, checkpoint_fingerprint, predict_shard
+from recap.evaluate.protocol import BenchmarkProtocol
+from recap.settings import EvaluateSettings
+
+INSTRUCTION = "Answer the question using a single word or phrase."
+QUESTIONS = 23
+
+
+class Reader:
+    """Answers with the picture's colour and the text's length; counts what it is asked."""
+
+    def __init__(self, most_at_once=99, dies_after=None):
+        self.most_at_once = most_at_once
+        self.dies_after = dies_after
+        self.encoded = 0
+        self.batches = []
+
+    def prepare(self, image):
+        return image.getpixel((0, 0))
+
+    def encode(self, pixels):
+        self.encoded += len(pixels)
+        return list(pixels)
+
+    def answer(self, texts, features):
+        if self.dies_after is not None and len(self.batches) >= self.dies_after:
+            raise KeyboardInterrupt
+        if len(texts) > self.most_at_once:
+            raise OutOfMemoryError
+        self.batches.append(list(texts))
+        return [f"{f} {len(t)}" for t, f in zip(texts, features, strict=True)]
+
+    def facts(self):
+        return {"device": "none"}
+
+
+@pytest.fixture
+def world(tmp_path):
+    rng = random.Random(5)
+    (tmp_path / "images").mkdir()
+    rows = []
+    for number in range(QUESTIONS):
+        name = f"{rng.randrange(9):016x}"
+        tokens = ", ".join("x" * rng.randrange(1, 9) for _ in range(rng.randrange(6)))
+        question = f"What is word {number}?"
+        text = f"{question}\nReference OCR token: {tokens}\n{INSTRUCTION}"
+        rows.append({"question_id": name, "image": f"{name}.png", "text": text})
+        shade = int(name, 16) * 20
+        Image.new("RGB", (4, 4), (shade, 1, 2)).save(tmp_path / "images" / f"{name}.png")
+    rows[3]["image"] = None
+    (tmp_path / "q.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.json").write_text("{}")
+    return tmp_path
+
+
+def request(world, count=1, index=0, batch_size=4, **changes):
+    made = PredictRequest(
+        checkpoint=world / "model",
+        questions=world / "q.jsonl",
+        image_root=world / "images",
+        protocol=BenchmarkProtocol(kind="textvqa", ocr=True),
+        settings=EvaluateSettings(batch_size=batch_size),
+        num_chunks=count,
+        chunk_index=index,
+        model_id="m",
+        state_dir=world / "state",
+        answers=world / "answers" / f"{count}_{index}.jsonl",
+        perf=world / "perf.json",
+    )
+    return replace(made, **changes)
+
+
+def answers_of(made, reader):
+    predict_shard(made, lambda: reader)
+    return made.answers.read_bytes()
+
+
+def test_answers_have_upstreams_form_in_file_order(world):
+    answers_of(request(world), Reader())
+    lines = (world / "answers/1_0.jsonl").read_text().splitlines()
+    questions = [json.loads(line) for line in (world / "q.jsonl").read_text().splitlines()]
+    assert len(lines) == QUESTIONS
+    for line, question in zip(lines, questions, strict=True):
+        row = json.loads(line)
+        assert list(row) == [
+            "question_id",
+            "prompt",
+            "text",
+            "answer_id",
+            "model_id",
+            "metadata",
+        ]
+        assert (row["question_id"], row["prompt"]) == (question["question_id"], question["text"])
+        assert row["metadata"] == {} and row["model_id"] == "m" and len(row["answer_id"]) == 22
+        shade = None if question["image"] is None else (int(row["question_id"], 16) * 20, 1, 2)
+        assert row["text"] == f"{shade} {len(question['text'])}"
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 7, 22, QUESTIONS])
+def test_any_shard_count_and_batch_size_gives_the_same_merged_file(world, count):
+    whole = answers_of(request(world, batch_size=1), Reader())
+    shards = [
+        answers_of(request(world, count, index, batch_size=count), Reader())
+        for index in range(count)
+    ]
+    assert b"".join(shards) == whole
+    assert all(shards)
+
+
+def test_more_shards_than_questions_or_a_foreign_index_is_an_error(world):
+    with pytest.raises(RecapError, match="cannot cut"):
+        predict_shard(request(world, count=QUESTIONS + 1), Reader)
+    with pytest.raises(RecapError, match="no shard 3 of 3"):
+        predict_shard(request(world, count=3, index=3), Reader)
+
+
+def test_each_distinct_image_is_encoded_once(world):
+    reader = Reader()
+    answers_of(request(world, batch_size=2), reader)
+    questions = get_benchmark("textvqa").load(world / "q.jsonl", request(world).protocol).questions
+    distinct = {q.image for q in questions} - {None}
+    assert reader.encoded == len(distinct) < QUESTIONS
+    perf = json.loads((world / "perf.json").read_text())
+    assert perf["images_encoded"] == len(distinct)
+    assert perf["items"] == QUESTIONS and perf["resumed_answers"] == 0
+
+
+def test_a_killed_shard_goes_on_where_it_stopped(world):
+    whole = answers_of(request(world, state_dir=world / "other"), Reader())
+    (world / "answers/1_0.jsonl").unlink()
+    with pytest.raises(KeyboardInterrupt):
+        predict_shard(request(world), lambda: Reader(dies_after=2))
+    assert not (world / "answers/1_0.jsonl").exists()
+    reader = Reader()
+    assert answers_of(request(world, batch_size=3), reader) == whole
+    assert sum(map(len, reader.batches)) == QUESTIONS - 8
+    assert json.loads((world / "perf.json").read_text())["resumed_answers"] == 8
+
+
+@pytest.mark.parametrize("damage", ["mid-line", "no newline", "garbage", "zeros", "header"])
+def test_a_damaged_journal_is_cut_and_asked_again(world, damage):
+    whole = answers_of(request(world), Reader())
+    (journal,) = (world / "state").iterdir()
+    data = journal.read_bytes()
+    if damage == "mid-line":
+        kept = data[: len(data) - 40]
+    elif damage == "no newline":
+        kept = data[:-1]
+    elif damage == "garbage":
+        lines = data.splitlines(keepends=True)
+        kept = b"".join([*lines[:-2], b'{"question_id": "a\n', lines[-1]])
+    elif damage == "zeros":
+        kept = data[:-40] + b"\0" * 40
+    else:
+        kept = data[5:]
+    journal.write_bytes(kept)
+    (world / "answers/1_0.jsonl").unlink()
+    reader = Reader()
+    assert answers_of(request(world), reader) == whole
+    again = {"garbage": 2, "header": QUESTIONS}.get(damage, 1)
+    assert sum(map(len, reader.batches)) == again
+    assert journal.read_bytes().count(b"\n") == QUESTIONS + 1
+
+
+def test_the_model_is_not_loaded_when_everything_is_answered(world):
+    whole = answers_of(request(world), Reader())
+    (world / "answers/1_0.jsonl").unlink()
+
+    def fail():
+        raise AssertionError("the model was loaded")
+
+    predict_shard(request(world), fail)
+    assert (world / "answers/1_0.jsonl").read_bytes() == whole
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"protocol": BenchmarkProtocol(kind="textvqa", ocr=True, max_new_tokens=5)},
+        {"control": "blank-image"},
+        {"settings": EvaluateSettings(dtype="float32")},
+        "model",
+        "questions",
+    ],
+)
+def test_answers_made_otherwise_are_not_taken_up(world, change):
+    answers_of(request(world), Reader())
+    made = request(world)
+    if change == "model":
+        (world / "model" / "config.json").write_text('{"a": 1}')
+    elif change == "questions":
+        (world / "q.jsonl").write_text((world / "q.jsonl").read_text() + "\n")
+    else:
+        made = replace(made, **change)
+    reader = Reader()
+    answers_of(made, reader)
+    assert sum(map(len, reader.batches)) == QUESTIONS
+
+
+def test_two_processes_do_not_write_one_journal(tmp_path):
+    with (
+        open_journal(tmp_path, "1_0", {}),
+        pytest.raises(RecapError, match="another process"),
+        open_journal(tmp_path, "1_0", {}),
+    ):
+        pass
+
+
+def test_out_of_memory_halves_the_batch(world):
+    whole = answers_of(request(world, state_dir=world / "other"), Reader())
+    reader = Reader(most_at_once=3)
+    assert answers_of(request(world, batch_size=16), reader) == whole
+    assert max(map(len, reader.batches)) == 2
+    perf = json.loads((world / "perf.json").read_text())
+    assert perf["batch_size_used"] == 2 and perf["batch_halvings"] == 3
+    with pytest.raises(RecapError, match="one question alone"):
+        predict_shard(request(world, state_dir=world / "third"), lambda: Reader(most_at_once=0))
+
+
+def test_asking_order_groups_images_and_sorts_by_length():
+    def question(line, image, length):
+        return Question(line, "p", "x" * length, image, line)
+
+    asked = [question(0, "a", 9), question(1, "b", 3), question(2, "a", 2), question(3, "c", 4)]
+    assert [q.line for q in asking_order(asked)] == [1, 3, 2, 0]
+
+
+def test_blank_control_hides_the_picture_and_says_so(world):
+    made = request(world, control="blank-image")
+    reader = Reader()
+    rows = [json.loads(line) for line in answers_of(made, reader).splitlines()]
+    assert reader.encoded == 1
+    assert {row["metadata"]["control"] for row in rows} == {"blank-image"}
+    assert sum(row["text"].startswith("(122, 116, 104) ") for row in rows) == QUESTIONS - 1
+    assert sum(row["text"].startswith("None ") for row in rows) == 1
+
+
+def test_shuffled_control_gives_every_question_another_picture():
+    questions = [Question(i, "p", "t", image, i) for i, image in enumerate(["a", "b", "a", "c"])]
+    shuffled = apply_control(
+        QuestionSet([*questions, Question(9, "p", "t", None, 9)]), "shuffled-image"
+    ).questions
+    assert [q.image for q in shuffled] == ["b", "c", "b", "a", None]
+
+
+@pytest.mark.parametrize(
+    ("image", "message"),
+    [
+        ("../secret.png", "outside the image root"),
+        ("/etc/hostname", "outside the image root"),
+        ("missing.png", "cannot read"),
+        ("broken.png", "cannot be decoded"),
+        ("empty.png", "cannot be decoded"),
+    ],
+)
+def test_unreadable_images_name_the_question(tmp_path, image, message):
+    (tmp_path / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\nnot really")
+    (tmp_path / "empty.png").write_bytes(b"")
+    with pytest.raises(RecapError, match=f"question 7 .line 3.*{message}"):
+        ImageSource(tmp_path, {}).open(Question(7, "p", "t", image, 3))
+
+
+def test_checkpoint_fingerprint_follows_content(tmp_path):
+    with pytest.raises(RecapError, match="not a folder"):
+        checkpoint_fingerprint(tmp_path / "none")
+    with pytest.raises(RecapError, match="is empty"):
+        checkpoint_fingerprint(tmp_path)
+    weights = tmp_path / "model.safetensors"
+    weights.write_bytes(b"abc")
+    first = checkpoint_fingerprint(tmp_path)
+    weights.write_bytes(b"abd")
+    assert checkpoint_fingerprint(tmp_path) != first
+    entry = {"path": "elsewhere/model.safetensors", "bytes": 3, "sha256": "0" * 64}
+    manifest = {"outputs": {"weights": entry}, "volatile": {"created": "now"}}
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest))
+    stated = checkpoint_fingerprint(tmp_path)
+    manifest["volatile"]["created"] = "later"
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest))
+    assert checkpoint_fingerprint(tmp_path) == stated
+    weights.write_bytes(b"abcd")
+    with pytest.raises(RecapError, match="has 4 bytes, its manifest says 3"):
+        checkpoint_fingerprint(tmp_path)
