@@ -205,9 +205,10 @@ def config_from_disk(folder: str | Path) -> MGMConfig:
         flat.pop(name, None)
     theta, scaling = flat.pop("rope_theta", None), flat.pop("rope_scaling", None)
     if theta is not None:
-        flat["rope_parameters"] = scaling or {"rope_type": "default", "rope_theta": theta}
+        flat["rope_parameters"] = {"rope_type": "default", "rope_theta": theta} | (scaling or {})
+    text = AutoConfig.for_model(ours["text_model_type"], **flat)
     return MGMConfig(
-        text_config=AutoConfig.for_model(ours["text_model_type"], **flat),
+        text_config=text,
         vision_config=CLIPVisionConfig(**ours["vision_config"]),
         convnext=ours["convnext"],
         preprocessor=ours["preprocessor"],

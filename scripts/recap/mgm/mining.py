@@ -104,9 +104,7 @@ def _attend_chunk(
     batch, channels, height, width = aux.shape
     rows, columns = height // side, width // side
     blocks = aux.reshape(batch, channels, rows, side, columns, side)
-    blocks = blocks.permute(0, 2, 4, 3, 5, 1).reshape(
-        batch, rows * columns, side * side, channels
-    )
+    blocks = blocks.permute(0, 2, 4, 3, 5, 1).reshape(batch, rows * columns, side * side, channels)
     candidates = functional.layer_norm(blocks, (channels,), eps=eps).to(projected.dtype)
     logits = (candidates @ projected.unsqueeze(-1)).squeeze(-1) + offset.unsqueeze(-1)
     weights = torch.nan_to_num(logits).softmax(dim=-1).to(candidates.dtype)

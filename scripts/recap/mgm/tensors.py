@@ -115,7 +115,9 @@ def _read_pickle(file: Path) -> dict[str, torch.Tensor]:
             f"{file} cannot be read as a file of tensors (truncated, or it holds code, which is "
             f"refused): {error}"
         ) from error
-    if not isinstance(values, dict) or not all(isinstance(v, torch.Tensor) for v in values.values()):
+    if not isinstance(values, dict) or not all(
+        isinstance(v, torch.Tensor) for v in values.values()
+    ):
         raise RecapError(f"{file} must hold one flat mapping of names to tensors")
     return values
 

@@ -1,0 +1,51 @@
+"""Batched greedy decoding."""
+
+from typing import Any
+
+import torch
+
+from .splicing import Spliced
+
+
+@torch.no_grad()
+def greedy_decode(
+    language_model: Any, batch: Spliced, max_new_tokens: int, eos_token_ids: tuple[int, ...]
+) -> list[list[int]]:
+    """Return the most likely continuation of each row, token by token.
+
+    Args:
+        language_model: a Hugging Face causal language model.
+        batch: left-padded prompts.
+        max_new_tokens: longest continuation.
+        eos_token_ids: ids that end a row.
+
+    Returns:
+        New token ids a row, the ending one included. A row does not depend on
+        the others beyond rounding; decoding stops when every row has ended.
+    """
+    answers: list[list[int]] = [[] for _ in range(len(batch.embeddings))]
+    running = set(range(len(answers)))
+    mask, positions = batch.attention_mask, batch.position_ids[:, -1:]
+    inputs: dict[str, Any] = {
+        "inputs_embeds": batch.embeddings,
+        "position_ids": batch.position_ids,
+    }
+    cache = None
+    for _ in range(max_new_tokens):
+        output = language_model.model(
+            **inputs, attention_mask=mask, past_key_values=cache, use_cache=True
+        )
+        cache = output.past_key_values
+        logits = language_model.get_output_embeddings()(output.last_hidden_state[:, -1])
+        chosen = logits.float().argmax(dim=-1)
+        for row, token in enumerate(chosen.tolist()):
+            if row in running:
+                answers[row].append(token)
+                if token in eos_token_ids:
+                    running.discard(row)
+        if not running:
+            break
+        positions = positions + 1
+        mask = torch.cat([mask, mask.new_ones((len(mask), 1))], dim=1)
+        inputs = {"input_ids": chosen.unsqueeze(1), "position_ids": positions}
+    return answers
