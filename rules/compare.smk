@@ -88,8 +88,10 @@ rule build_report:
         runtime=minutes(COMPUTE.runtime_minutes),
     params:
         gallery=lambda wildcards, input: (f"--gallery {input.gallery}" if input.gallery else ""),
-        image_root=WIRING.image_root(EXPERIMENT.corpora[SETTINGS.corpus]),
-        eval_image_root=WIRING.image_root(EXPERIMENT.benchmarks[SETTINGS.benchmarks[0]]),
+        image_root=lambda wildcards: WIRING.image_root(EXPERIMENT.corpora[SETTINGS.corpus]),
+        eval_image_root=lambda wildcards: WIRING.image_root(
+            EXPERIMENT.benchmarks[SETTINGS.benchmarks[0]]
+        ),
         settings=as_json(SETTINGS.report),
         stage_version=STAGE_VERSIONS["report"],
     shell:

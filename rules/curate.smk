@@ -138,9 +138,7 @@ rule select_shard:
 use rule measure_shard as measure_arm_shard with:
     input:
         records="results/{experiment}/arms/{arm}/text/{shard}.jsonl",
-        models=lambda wildcards: WIRING.operator_manifests(
-            EXPERIMENT.arms[wildcards.arm].post_recipe
-        ),
+        models=lambda wildcards: WIRING.operator_manifests(WIRING.post_operators(wildcards.arm)),
     output:
         stats="results/{experiment}/arms/{arm}/stats/{shard}.parquet",
         perf="results/{experiment}/perf/measure_arm_shard/{arm}.{shard}.json",

@@ -74,7 +74,7 @@ rule finetune:
     params:
         launcher=WIRING.train_launcher(),
         base=WIRING.base_flags(),
-        image_root=WIRING.image_root(EXPERIMENT.instructions),
+        image_root=lambda wildcards: WIRING.image_root(EXPERIMENT.instructions),
         settings=as_json(SETTINGS.train.finetune),
         folder=subpath(output.manifest, parent=True),
         state="results/{experiment}/state/finetune/{arm}.seed{seed}",
@@ -190,7 +190,9 @@ rule check_parity:
         base=WIRING.base_flags(),
         merged=subpath(input.merged, parent=True),
         adapter=subpath(input.adapter, parent=True),
-        image_root=WIRING.image_root(EXPERIMENT.benchmarks[SETTINGS.benchmarks[0]]),
+        image_root=lambda wildcards: WIRING.image_root(
+            EXPERIMENT.benchmarks[SETTINGS.benchmarks[0]]
+        ),
         settings=as_json(SETTINGS.merge),
         stage_version=STAGE_VERSIONS["merge"],
     shell:

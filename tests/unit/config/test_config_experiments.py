@@ -1,0 +1,143 @@
+import copy
+from pathlib import Path
+
+import pytest
+import yaml
+
+from recap.config import experiment_files, load_experiment
+from recap.config.comparison import ComparisonWiring
+from recap.config.sheets import read_sheet
+from recap.config.schema import ArmRow
+from recap.config.wiring import Wiring
+from recap.errors import RecapError
+
+SHIPPED = sorted(path.stem for path in Path("config/experiments").glob("*.yaml"))
+
+
+def merge(base, extra):
+    for key, value in extra.items():
+        if isinstance(value, dict) and isinstance(base.get(key), dict):
+            merge(base[key], value)
+        else:
+            base[key] = value
+    return base
+
+
+def raw_config(name):
+    config = yaml.safe_load(Path("config/config.yaml").read_text())
+    for path in experiment_files(name):
+        merge(config, yaml.safe_load(Path(path).read_text()))
+    config["experiment"] = name
+    return config
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_every_shipped_experiment_is_valid(name):
+    experiment = load_experiment(raw_config(name))
+    assert experiment.config.experiment == name
+    assert ComparisonWiring(Wiring(experiment)).results()
+
+
+def test_the_real_experiments_keep_the_reference_batches_and_stand_nothing_in():
+    experiment = load_experiment(raw_config("blip2_30k"))
+    train = experiment.config.train
+    assert (train.pretrain.global_batch_size, train.finetune.global_batch_size) == (256, 128)
+    assert (train.pretrain.learning_rate, train.finetune.learning_rate) == (1e-3, 2e-5)
+    assert experiment.stand_ins == []
+    assert load_experiment(raw_config("full_400k")).shard_count("mgm_pretrain_400k") == 40
+
+
+def test_the_demo_names_its_stand_ins():
+    demo = load_experiment(raw_config("demo"))
+    assert set(demo.stand_ins) == {
+        "blip2-micro",
+        "clip-micro",
+        "convnext-micro",
+        "gemma-micro",
+        "watermark-micro",
+    }
+    assert demo.shard_count("demo") >= 3
+    assert demo.config.evaluation_shards >= 3
+
+
+CHANGES = {
+    "unknown key": ({"trane": {}}, "`trane`: unknown key"),
+    "nested unknown key": ({"train": {"pretrain": {"lr": 1}}}, "`train.pretrain.lr`: unknown key"),
+    "wrong type": ({"seeds": ["one"]}, "`seeds.0`"),
+    "out of range": ({"compare": {"confidence": 1.5}}, "`compare.confidence`"),
+    "missing arm": ({"arms": ["baseline", "nope"]}, "`nope` is not a row of config/arms.tsv"),
+    "reference elsewhere": ({"reference_arm": "filtered_only"}, "`reference_arm`"),
+    "trained and not trained": ({"funnel_arms": ["baseline"]}, "`funnel_arms`"),
+    "same seed twice": ({"seeds": [1, 1]}, "`seeds`: lists a value twice"),
+    "matched arm missing": (
+        {"arms": ["baseline"], "funnel_arms": []},
+        "`match_ids_to` names `blip2_enhanced`",
+    ),
+    "batch does not divide": (
+        {"train": {"pretrain": {"micro_batch_size": 5}}},
+        "does not divide the global batch 16",
+    ),
+    "more shards than questions": ({"evaluation_shards": 5000}, "choose fewer"),
+    "unknown model": ({"captioner": "blip3"}, "model `blip3` is no row"),
+    "wrong role": ({"captioner": "clip-micro"}, "has role `clip`, not `captioner`"),
+    "unknown base model": ({"base_model": "mgm-9b"}, "`mgm-9b` is not a row"),
+    "batch larger than data": (
+        {"train": {"finetune": {"global_batch_size": 1024}}},
+        "no update",
+    ),
+    "world not described": ({"worlds": {}}, "is not described under `worlds`"),
+    "sheet missing": ({"sheets": {"arms": "nowhere.tsv"}}, "nowhere.tsv does not exist"),
+}
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_mistakes_get_one_message_with_key_path(name):
+    change, message = CHANGES[name]
+    raw = raw_config("demo")
+    for key in ("worlds",):
+        if key in change:
+            raw[key] = {}
+    with pytest.raises(RecapError) as error:
+        load_experiment(merge(copy.deepcopy(raw), change))
+    assert message in str(error.value)
+
+
+def sheet(tmp_path, text):
+    path = tmp_path / "arms.tsv"
+    path.write_text("# comment\narm\tcaption_policy\tcaptioner\n" + text)
+    return path
+
+
+def test_sheet_errors_name_file_line_and_column(tmp_path):
+    cases = {
+        "a\tkeep\n": "line 3: not as many cells",
+        "a\tkeep\t\na\tkeep\t\n": "line 4: `a` is listed twice",
+        "a\tmangle\t\n": r"line 3 \(a\): `caption_policy`",
+        "\tkeep\t\n": "line 3: column `arm` is empty",
+    }
+    for text, message in cases.items():
+        with pytest.raises(RecapError, match=message):
+            read_sheet(sheet(tmp_path, text), "arm", ArmRow)
+
+
+def test_contradictory_arm_is_refused(tmp_path):
+    path = tmp_path / "arms.tsv"
+    path.write_text("arm\tcaption_policy\tcaptioner\nbaseline\tkeep\tblip2-micro\n")
+    raw = raw_config("demo") | {"arms": ["baseline"], "funnel_arms": []}
+    raw["sheets"]["arms"] = str(path)
+    with pytest.raises(RecapError, match="policy `keep` contradicts captioner"):
+        load_experiment(raw)
+
+
+def test_unknown_experiment_lists_the_known_ones():
+    with pytest.raises(RecapError, match=r"known: blip2_30k, demo, full_400k"):
+        experiment_files("nope")
+
+
+def test_thresholds_are_not_part_of_what_is_measured():
+    from recap.curate.recipe import measurements
+
+    operators = Wiring(load_experiment(raw_config("demo"))).operators("basic")
+    changed = copy.deepcopy(operators)
+    changed[0]["text_length_filter"]["max_len"] = 150
+    assert measurements(changed) == measurements(operators)

@@ -1,0 +1,86 @@
+import sys
+import time
+
+import pytest
+
+from recap.cli import load_settings, make_parser, run_cli
+from recap.errors import GateError, RecapError
+from recap.manifest import read_manifest, write_manifest
+
+
+def make_manifest(path, source):
+    write_manifest(
+        path,
+        stage="split",
+        inputs={"records": source},
+        outputs={},
+        settings={"shard_size": 2},
+        counts={"in": 3, "out": 3},
+        started=time.time(),
+        seed=7,
+    )
+    return read_manifest(path)
+
+
+def test_manifests_of_the_same_work_differ_only_in_volatile(tmp_path):
+    source = tmp_path / "records.jsonl"
+    source.write_text("{}\n")
+    first = make_manifest(tmp_path / "a.json", source)
+    second = make_manifest(tmp_path / "b.json", source)
+    assert first.pop("volatile")["created"] <= second.pop("volatile")["created"]
+    assert first == second
+    assert first["inputs"]["records"]["bytes"] == 3
+    assert first["stage_version"] >= 1
+
+
+@pytest.mark.parametrize(
+    ("error", "code"), [(RecapError("what"), 2), (GateError("why"), 3), (ValueError("bug"), 1)]
+)
+def test_exit_codes(error, code, caplog):
+    def main(args):
+        raise error
+
+    with pytest.raises(SystemExit) as stopped:
+        run_cli(main, make_parser("test", "example"), argv=[])
+    assert stopped.value.code == code
+
+
+def test_success_ends_without_exit():
+    seen = []
+    run_cli(lambda args: seen.append(args), make_parser("test", "example"), argv=[])
+    assert len(seen) == 1
+
+
+def test_help_shows_example_and_exit_codes(capsys):
+    with pytest.raises(SystemExit):
+        run_cli(print, make_parser("What it does.", "tool.py --x 1"), argv=["--help"])
+    text = capsys.readouterr().out
+    assert "tool.py --x 1" in text
+    assert "evidence gate" in text
+
+
+def test_settings_from_json_yaml_and_nonsense(tmp_path):
+    assert load_settings('{"learning_rate": 1e-3}') == {"learning_rate": 0.001}
+    path = tmp_path / "settings.yaml"
+    path.write_text("batch_size: 4\n")
+    assert load_settings(str(path)) == {"batch_size": 4}
+    with pytest.raises(RecapError, match="does not exist"):
+        load_settings("missing.yaml")
+    path.write_text("- 1\n")
+    with pytest.raises(RecapError, match="mapping"):
+        load_settings(str(path))
+
+
+def test_light_modules_import_nothing_heavy():
+    """Every cluster job parses the workflow again: that must stay cheap."""
+    import subprocess
+
+    code = (
+        "import sys; import recap.config, recap.config.wiring, recap.config.comparison;"
+        "heavy = {'torch', 'transformers', 'data_juicer', 'pandas', 'scipy', 'matplotlib'};"
+        "sys.exit(', '.join(sorted(heavy & set(sys.modules))) or 0)"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd="scripts", check=False
+    )
+    assert result.returncode == 0, result.stderr
