@@ -21,12 +21,12 @@ NAME = r"^[a-z0-9][a-z0-9_]*$"
 class SheetPaths(Settings):
     """Where the sheets are; each row is one arm, corpus, model or benchmark."""
 
-    arms: str = "config/arms.tsv"
-    corpora: str = "config/corpora.tsv"
-    instructions: str = "config/instructions.tsv"
-    models: str = "config/models.tsv"
-    base_models: str = "config/base_models.tsv"
-    benchmarks: str = "config/benchmarks.tsv"
+    arms: str = Field("config/arms.tsv", description="data recipes, one row an arm")
+    corpora: str = Field("config/corpora.tsv", description="raw corpora")
+    instructions: str = Field("config/instructions.tsv", description="stage-2 data")
+    models: str = Field("config/models.tsv", description="model folders and their sources")
+    base_models: str = Field("config/base_models.tsv", description="parts of an MGM model")
+    benchmarks: str = Field("config/benchmarks.tsv", description="benchmarks with protocol")
 
 
 class ComputeSettings(Settings):
@@ -46,72 +46,89 @@ class ComputeSettings(Settings):
 class CorpusRow(Settings):
     """A raw corpus of captioned images in Data-Juicer's JSONL form."""
 
-    source: str = Field(pattern="^(world|local|manual)$")
+    source: str = Field(
+        pattern="^(world|local|manual)$",
+        description="`world` (drawn here), `local` (read in place) or `manual` (below `data_root`)",
+    )
     root: str = Field(description="folder of the JSONL and its images; for `world`, a world's name")
     jsonl: str = Field(description="the JSONL's name inside `root`")
     original: str = Field("", description="LLaVA JSON with each id's question; empty if unknown")
     records: int = Field(ge=1, description="lines of the JSONL, verified by the first job")
-    licence: str = ""
+    licence: str = Field("", description="terms of use, for the record")
 
 
 class InstructionsRow(Settings):
     """A stage-2 instruction set in LLaVA JSON form, the same for every arm."""
 
-    source: str = Field(pattern="^(world|local|manual)$")
-    root: str
-    json_file: str = Field(alias="json")
-    samples: int = Field(ge=1)
-    licence: str = ""
+    source: str = Field(
+        pattern="^(world|local|manual)$",
+        description="`world` (drawn here), `local` (read in place) or `manual` (below `data_root`)",
+    )
+    root: str = Field(description="folder of the JSON and its images, or a world's name")
+    json_file: str = Field(alias="json", description="the LLaVA JSON's name inside `root`")
+    samples: int = Field(ge=1, description="samples in the file")
+    licence: str = Field("", description="terms of use, for the record")
 
 
 class ModelRow(Settings):
     """A model folder, built here, fetched from ModelScope, or already on disk."""
 
-    role: str = Field(pattern="^(language_model|clip|convnext|captioner|watermark)$")
-    source: str = Field(pattern="^(micro|modelscope|local)$")
+    role: str = Field(
+        pattern="^(language_model|clip|convnext|captioner|watermark)$",
+        description="what the model is used as",
+    )
+    source: str = Field(
+        pattern="^(micro|modelscope|local)$",
+        description="`micro` (built here), `modelscope` (fetched) or `local` (a folder)",
+    )
     location: str = Field("", description="ModelScope id or local folder; empty for micro models")
-    revision: str = ""
-    licence: str = ""
+    revision: str = Field("", description="ModelScope branch, tag or commit")
+    licence: str = Field("", description="terms of use, for the record")
 
 
 class BaseModelRow(Settings):
     """The parts an MGM model is assembled from."""
 
-    language_model: str
-    clip: str
-    convnext: str
-    conversation: str
-    image_size_aux: int = Field(ge=32)
+    language_model: str = Field(description="row of the models sheet")
+    clip: str = Field(description="row of the models sheet: the query tower")
+    convnext: str = Field(description="row of the models sheet: the auxiliary tower")
+    conversation: str = Field(description="conversation template")
+    image_size_aux: int = Field(ge=32, description="side of the auxiliary image in pixels")
 
 
 class BenchmarkRow(Settings):
     """A benchmark with its protocol; the OCR setting is part of the name."""
 
-    kind: str
-    source: str = Field(pattern="^(world|local|manual)$")
-    root: str
-    questions: str
-    annotations: str
-    images: str
+    kind: str = Field(description="protocol family, such as `textvqa`")
+    source: str = Field(
+        pattern="^(world|local|manual)$",
+        description="`world` (drawn here), `local` (read in place) or `manual` (below `data_root`)",
+    )
+    root: str = Field(description="folder of the files below, or a world's name")
+    questions: str = Field(description="question file, one JSON object a line")
+    annotations: str = Field(description="reference answers")
+    images: str = Field(description="image folder inside `root`")
     count: int = Field(
         ge=1, description="questions in the file, verified when answers are gathered"
     )
-    ocr: bool
-    max_new_tokens: int = Field(ge=1)
-    licence: str = ""
+    ocr: bool = Field(description="whether the prompt lists OCR tokens")
+    max_new_tokens: int = Field(ge=1, description="longest answer in tokens")
+    licence: str = Field("", description="terms of use, for the record")
 
 
 class ArmRow(Settings):
     """How one arm makes its training set; empty cells take the experiment's value."""
 
-    corpus: str = ""
+    corpus: str = Field("", description="row of the corpora sheet")
     pre_recipe: str = Field("", description="filters before captioning")
-    caption_policy: str = Field(pattern="^(keep|replace)$")
-    captioner: str = ""
+    caption_policy: str = Field(
+        pattern="^(keep|replace)$", description="`keep` the original caption or `replace` it"
+    )
+    captioner: str = Field("", description="row of the models sheet")
     post_recipe: str = Field("", description="filters on the arm's own text")
     match_ids_to: str = Field("", description="arm whose surviving ids this arm uses")
     max_records: int | None = Field(None, ge=1, description="record budget, drawn by id")
-    description: str = ""
+    description: str = Field("", description="one line for the report")
 
 
 class ExperimentConfig(Settings):

@@ -6,8 +6,8 @@ import yaml
 
 from recap.config import experiment_files, load_experiment
 from recap.config.comparison import ComparisonWiring
-from recap.config.sheets import read_sheet
 from recap.config.schema import ArmRow
+from recap.config.sheets import read_sheet
 from recap.config.wiring import Wiring
 from recap.errors import RecapError
 
@@ -141,3 +141,35 @@ def test_thresholds_are_not_part_of_what_is_measured():
     changed = copy.deepcopy(operators)
     changed[0]["text_length_filter"]["max_len"] = 150
     assert measurements(changed) == measurements(operators)
+
+
+def test_reference_and_schemas_follow_the_settings():
+    from recap.config.reference import build_files
+
+    for name, text in build_files("config").items():
+        path = Path("config") / name
+        assert path.read_text(encoding="utf-8") == text, (
+            f"{path} is out of date: run scripts/build_config_reference.py --folder config"
+        )
+
+
+def test_every_setting_is_explained():
+    reference = Path("config/README.md").read_text(encoding="utf-8")
+    unexplained = [line for line in reference.splitlines() if line.endswith("|  |")]
+    assert unexplained == []
+
+
+def test_conda_environments_pin_what_the_lock_pins():
+    import re
+
+    lock = Path("envs/requirements.lock").read_text(encoding="utf-8").lower().replace("_", "-")
+    pins = dict(re.findall(r"^([a-z0-9.-]+)==(\S+)$", lock, flags=re.MULTILINE))
+    pins["torch"] = re.search(
+        r"torch==([\d.]+)", Path("envs/setup.sh").read_text(encoding="utf-8")
+    ).group(1)
+    for path in sorted(Path("envs").glob("*.yaml")):
+        environment = yaml.safe_load(path.read_text(encoding="utf-8"))
+        assert environment["channels"][-1] == "nodefaults"
+        for requirement in environment["dependencies"][-1]["pip"]:
+            name, version = requirement.split("==")
+            assert pins[name] == version, f"{path}: {name}"

@@ -1,0 +1,36 @@
+"""Give an arm's records the text they train on: original or new caption."""
+
+import argparse
+
+from recap.cli import make_parser, run_cli
+from recap.curate.policy import POLICIES, apply_policy
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the command line."""
+    cli = make_parser(
+        "Keep the original captions or replace them by the captioner's.",
+        "apply_caption_policy.py --records kept.jsonl --captions captions.jsonl "
+        "--captioner blip2 --policy replace --out text.jsonl",
+    )
+    cli.add_argument("--records", required=True, help="kept records")
+    cli.add_argument("--captions", help="captions of exactly these records")
+    cli.add_argument("--captioner", help="name of the captioner, becomes caption_source")
+    cli.add_argument("--policy", required=True, choices=POLICIES)
+    cli.add_argument("--out", required=True, help="records with caption_source")
+    return cli
+
+
+def main(args: argparse.Namespace) -> None:
+    """Apply the policy."""
+    apply_policy(
+        args.records,
+        policy=args.policy,
+        out=args.out,
+        captions=args.captions,
+        captioner=args.captioner,
+    )
+
+
+if __name__ == "__main__":
+    run_cli(main, parser())

@@ -1,0 +1,1 @@
+"""Captioning: batched, deterministic, and never the same image twice."""

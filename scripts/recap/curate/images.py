@@ -1,0 +1,121 @@
+"""Full checks of image files before anything else trusts them."""
+
+import warnings
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Executor, ProcessPoolExecutor
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+
+# Formats that PIL decodes in-process; others may start outside programs.
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Why a record is rejected: a stable slug, what was seen, what to do."""
+
+    reason: str
+    detail: str
+    fix: str
+
+
+def check_image(root: Path, relative: str, max_pixels: int) -> Problem | None:
+    """Return what is wrong with an image file, or ``None``.
+
+    The pixel limit is applied to the size in the header, before any decoding;
+    then the whole image is decoded, because headers of truncated files are fine.
+
+    Args:
+        root: the image root, already resolved.
+        relative: path below it, already known to be relative without ``..``.
+        max_pixels: largest allowed width times height.
+    """
+    try:
+        path = (root / relative).resolve()
+        if not path.is_relative_to(root):
+            return Problem("image-outside-root", f"{relative} leads to {path}", "copy the file in")
+        if not path.exists():
+            return Problem("image-missing", f"{relative} does not exist", "add the file")
+        if not path.is_file():
+            return Problem("image-not-a-file", f"{relative} is not a file", "name an image file")
+        if path.stat().st_size == 0:
+            return Problem("image-empty", f"{relative} has 0 bytes", "fetch the file again")
+        return _decode(path, relative, max_pixels)
+    except (OSError, ValueError, RuntimeError) as error:
+        return Problem("image-unreadable", f"{relative}: {error}", "check the path and the file")
+
+
+def _decode(path: Path, relative: str, max_pixels: int) -> Problem | None:
+    from PIL import Image, UnidentifiedImageError
+
+    with _strict_pil():
+        try:
+            image = Image.open(path, formats=FORMATS)
+        except UnidentifiedImageError:
+            return Problem(
+                "image-format", f"{relative} is none of {', '.join(FORMATS)}", "convert the file"
+            )
+        with image:
+            width, height = image.size
+            if width * height > max_pixels:
+                return Problem(
+                    "image-too-large",
+                    f"{relative} is {width} x {height}, above {max_pixels} pixels",
+                    "shrink the file, or raise max_image_pixels",
+                )
+            try:
+                image.convert("RGB").load()
+            except Exception as error:  # decoders raise many types, SyntaxError among them
+                slug = "image-truncated" if "truncated" in str(error) else "image-corrupt"
+                return Problem(slug, f"{relative}: {error}", "fetch the file again")
+    return None
+
+
+@contextmanager
+def _strict_pil() -> Iterator[None]:
+    """Refuse truncated files and silence PIL's own pixel limit; ours is stricter."""
+    from PIL import Image, ImageFile
+
+    before = ImageFile.LOAD_TRUNCATED_IMAGES, Image.MAX_IMAGE_PIXELS
+    ImageFile.LOAD_TRUNCATED_IMAGES, Image.MAX_IMAGE_PIXELS = False, None
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        ImageFile.LOAD_TRUNCATED_IMAGES, Image.MAX_IMAGE_PIXELS = before
+
+
+class ImageChecker:
+    """Checks images in ``threads`` processes, answering in order.
+
+    Use it as a context manager; with one thread no process is started.
+    """
+
+    def __init__(self, root: str | Path, max_pixels: int, threads: int) -> None:
+        self._root = Path(root).resolve()
+        self._max_pixels = max_pixels
+        self._threads = threads
+        self._pool: Executor | None = None
+
+    def __enter__(self) -> "ImageChecker":
+        """Start the processes."""
+        if self._threads > 1:
+            self._pool = ProcessPoolExecutor(self._threads)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Stop the processes."""
+        with self._pool or nullcontext():
+            self._pool = None
+
+    def check(self, paths: Iterable[str]) -> list[Problem | None]:
+        """Return one answer a path, in order."""
+        wanted = list(paths)
+        if self._pool is None:
+            return [check_image(self._root, path, self._max_pixels) for path in wanted]
+        count = len(wanted)
+        roots, limits = [self._root] * count, [self._max_pixels] * count
+        chunk = max(1, min(64, count // (4 * self._threads)))
+        return list(self._pool.map(check_image, roots, wanted, limits, chunksize=chunk))

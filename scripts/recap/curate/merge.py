@@ -1,0 +1,115 @@
+"""Putting an arm's shards together, with a funnel that adds up."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+from ..errors import GateError, RecapError
+from ..hashing import digest_json, stable_fraction
+from ..io import read_json, write_json, write_jsonl
+from ..manifest import write_manifest
+from .funnel import (
+    Stage,
+    check_conservation,
+    operator_stages,
+    stage,
+    validate_stage,
+    worst_operator,
+)
+from .records import Record, iter_shards, read_records
+
+_NAMED = 10
+
+
+def merge_arm(
+    arm: str,
+    shards: list[str | Path],
+    *,
+    out: str | Path,
+    funnel: str | Path,
+    manifest: str | Path,
+    validate_report: str | Path,
+    pre_counts: list[str | Path],
+    post_counts: list[str | Path],
+    match_ids: str | Path | None = None,
+    max_records: int | None = None,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Concatenate an arm's shards, match another arm's ids, apply the budget.
+
+    Args:
+        arm: the arm's name.
+        shards: its text files, in shard order.
+        out: the merged records.
+        funnel: ``{arm, stages, rejects_by_reason}``; also returned.
+        manifest: what it was made from.
+        validate_report: report of validate_corpus.py.
+        pre_counts: counts files of the selection before captioning.
+        post_counts: counts files of the selection after it; may be empty.
+        match_ids: merged records of the reference arm; exactly its ids are
+            kept, in its order.
+        max_records: budget; the records with the smallest hash of (seed, id)
+            stay, in order, so a smaller budget is a subset of a larger one.
+        seed: seed of the budget.
+
+    Raises:
+        GateError: if ids of the reference arm are missing, or records are lost.
+        RecapError: if no record is left.
+    """
+    started = time.time()
+    report = read_json(validate_report)
+    rows = list(iter_shards(shards))
+    stages = [
+        validate_stage(report),
+        *operator_stages("select", pre_counts),
+        *operator_stages("reselect", post_counts),
+    ]
+    check_conservation(arm, stages, len(rows))
+    if match_ids is not None:
+        rows = _matched(arm, rows, match_ids, stages)
+    if max_records is not None:
+        rows = _budgeted(rows, max_records, seed, stages)
+    if not rows:
+        raise RecapError(f"arm {arm}: no record is left; {worst_operator(stages)}. Loosen it")
+    write_jsonl(out, rows)
+    check_conservation(arm, stages, len(rows))
+    document = {"arm": arm, "stages": stages, "rejects_by_reason": report["rejects"]}
+    write_json(funnel, document)
+    inputs = {f"shard_{index:05d}": path for index, path in enumerate(shards)}
+    write_manifest(
+        manifest,
+        stage="dataset",
+        inputs=inputs | ({"match_ids": match_ids} if match_ids is not None else {}),
+        outputs={"merged": out, "funnel": funnel},
+        settings={"arm": arm, "max_records": max_records},
+        counts={"records_in": report["lines"], "records_out": len(rows)},
+        started=started,
+        seed=seed if max_records is not None else None,
+        details={"ids_sha256": digest_json([row["id"] for row in rows])},
+    )
+    return document
+
+
+def _matched(
+    arm: str, rows: list[Record], reference: str | Path, stages: list[Stage]
+) -> list[Record]:
+    by_id = {row["id"]: row for row in rows}
+    wanted = [row["id"] for row in read_records(reference)]
+    if missing := [identity for identity in wanted if identity not in by_id]:
+        raise GateError(
+            f"arm {arm} lacks {len(missing)} of the {len(wanted)} ids of {reference}: "
+            f"{', '.join(missing[:_NAMED])}{', ...' if len(missing) > _NAMED else ''}. "
+            "Its filters must be no stricter than those of the arm it is matched to"
+        )
+    stages.append(stage("match", None, len(rows), len(wanted)))
+    return [by_id[identity] for identity in wanted]
+
+
+def _budgeted(rows: list[Record], budget: int, seed: int, stages: list[Stage]) -> list[Record]:
+    if budget < 1:
+        raise RecapError(f"a budget of {budget} records leaves nothing; use at least 1")
+    order = sorted(rows, key=lambda row: (stable_fraction("budget", seed, row["id"]), row["id"]))
+    chosen = {row["id"] for row in order[:budget]}
+    kept = [row for row in rows if row["id"] in chosen]
+    stages.append(stage("budget", None, len(rows), len(kept)))
+    return kept

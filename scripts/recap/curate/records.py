@@ -1,0 +1,109 @@
+"""Data-Juicer records: special tokens, text layouts, image paths.
+
+A record is a JSON object with ``id``, ``text`` and ``images``; its text is one
+*chunk*: image token, caption, end-of-chunk token.
+"""
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from ..errors import RecapError
+from ..io import iter_jsonl
+
+IMAGE_TOKEN = "<__dj__image>"  # noqa: S105
+END_OF_CHUNK = "<|__dj__eoc|>"
+OTHER_TOKENS = ("<__dj__audio>", "<__dj__video>")
+RECORD_KEYS = ("id", "text", "images")
+
+Record = dict[str, Any]
+
+
+def caption_of(text: str) -> str:
+    """Return the bare caption of a one-image chunk.
+
+    The end-of-chunk token is cut once from the end and the image token once
+    from the start or, failing that, from the end; the rest is trimmed and
+    otherwise left alone. This is the cleaning of Data-Juicer's own converter
+    to the LLaVA format (its round 1 with one image kept).
+    """
+    value = text.strip()
+    if value.endswith(END_OF_CHUNK):
+        value = value[: -len(END_OF_CHUNK)].strip()
+    if value.startswith(IMAGE_TOKEN):
+        value = value[len(IMAGE_TOKEN) :].strip()
+    if value.endswith(IMAGE_TOKEN):
+        value = value[: -len(IMAGE_TOKEN)].strip()
+    return value
+
+
+def captioned_text(caption: str) -> str:
+    r"""Return the text layout of Data-Juicer's captioning operator.
+
+    The caption is put between single spaces and not trimmed, so a BLIP-2
+    caption that ends in ``\n`` gives ``<__dj__image> caption\n <|__dj__eoc|>``.
+    """
+    return f"{IMAGE_TOKEN} {caption} {END_OF_CHUNK}"
+
+
+def original_text(caption: str) -> str:
+    """Return the text layout of the seed corpus: token, newline, caption, space, token."""
+    return f"{IMAGE_TOKEN}\n{caption} {END_OF_CHUNK}"
+
+
+def special_tokens_in(caption: str) -> list[str]:
+    """Return the tokens a caption may not contain but does.
+
+    ``<image>`` is the image placeholder of the LLaVA format: inside a caption
+    it would be taken for a second image.
+    """
+    return [t for t in (IMAGE_TOKEN, END_OF_CHUNK, *OTHER_TOKENS, "<image>") if t in caption]
+
+
+def is_relative_inside(path: str) -> bool:
+    """Tell whether an image path is relative and never climbs with ``..``."""
+    pure = PurePosixPath(path)
+    return bool(path) and not pure.is_absolute() and ".." not in pure.parts and "\0" not in path
+
+
+def read_records(path: str | Path) -> list[Record]:
+    """Read records the pipeline wrote, checking ids, keys and path safety.
+
+    Raises:
+        RecapError: at the first record that lacks a key, has an unsafe image
+            path or repeats an id, with file and id.
+    """
+    records = []
+    seen: set[str] = set()
+    for number, record in enumerate(iter_jsonl(path), start=1):
+        identity = record.get("id")
+        if not isinstance(identity, str) or any(key not in record for key in RECORD_KEYS):
+            raise RecapError(
+                f"{path}, record {number}: needs a string `id`, `text` and `images`; "
+                "run validate_corpus.py on raw data first"
+            )
+        if identity in seen:
+            raise RecapError(f"{path}, record {number}: id {identity!r} appears twice")
+        if not all(is_relative_inside(image) for image in record["images"]):
+            raise RecapError(f"{path}, id {identity!r}: image paths must stay below the image root")
+        seen.add(identity)
+        records.append(record)
+    return records
+
+
+def iter_shards(paths: Iterable[str | Path]) -> Iterator[Record]:
+    """Yield the records of several shard files in order.
+
+    Raises:
+        RecapError: as :func:`read_records`, and for an id in two shards.
+    """
+    owner: dict[str, str] = {}
+    for path in paths:
+        for record in read_records(path):
+            if record["id"] in owner:
+                raise RecapError(
+                    f"{path}: id {record['id']!r} is already in {owner[record['id']]}; "
+                    "the shards must come from one split"
+                )
+            owner[record["id"]] = str(path)
+            yield record
