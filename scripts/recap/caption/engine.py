@@ -33,7 +33,9 @@ class Captioner:
         """
         import torch
         from transformers import AutoImageProcessor, AutoTokenizer, Blip2ForConditionalGeneration
+        from transformers.utils import logging as transformers_logging
 
+        transformers_logging.disable_progress_bar()
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
         self._settings = settings

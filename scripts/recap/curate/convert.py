@@ -75,7 +75,7 @@ def to_llava(record: Record, question: Question) -> dict[str, Any]:
     caption = caption_of(record["text"])
     if not caption:
         raise RecapError(
-            f"id {record['id']!r}: the caption is empty; filter by words_num_filter after captioning"
+            f"id {record['id']!r}: empty caption; use words_num_filter after captioning"
         )
     answer = {"from": question.role, "value": caption}
     sample = {"id": question.identity, "conversations": [question.turn, answer]}

@@ -105,7 +105,6 @@ def _data_juicer() -> Any:
     # Nothing may be fetched while a job runs.
     for variable, value in (("UV_OFFLINE", "1"), ("PIP_NO_INDEX", "1"), ("HF_HUB_OFFLINE", "1")):
         os.environ.setdefault(variable, value)
-    import data_juicer.ops
     from data_juicer.ops import base_op
     from data_juicer.utils.lazy_loader import LazyLoader
     from loguru import logger as noisy

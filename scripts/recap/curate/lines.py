@@ -97,16 +97,19 @@ def _check_id(value: dict[str, Any]) -> tuple[str | None, Problem | None]:
 
 def _check_text(value: dict[str, Any], settings: ValidateSettings) -> Problem | None:
     layout = f"write `{IMAGE_TOKEN}\\ncaption {END_OF_CHUNK}`"
-    if value.get("text") is None:
+    text = value.get("text")
+    if text is None:
         return Problem("missing-text", "no `text`", layout)
-    text = value["text"]
     if not isinstance(text, str):
         return Problem("bad-text", f"`text` is {type(text).__name__}", layout)
     tokens = text.count(IMAGE_TOKEN)
     if tokens != 1:
         slug = "no-image-token" if tokens == 0 else "many-image-tokens"
         return Problem(slug, f"{tokens} image tokens in `text`", layout)
-    caption = caption_of(text)
+    return _check_caption(caption_of(text), settings, layout)
+
+
+def _check_caption(caption: str, settings: ValidateSettings, layout: str) -> Problem | None:
     if not caption:
         return Problem("empty-caption", "nothing but special tokens in `text`", layout)
     if len(caption) > settings.max_caption_chars:
