@@ -1,0 +1,1 @@
+"""Both training stages: data, order, loss bookkeeping, gates, telemetry and resume."""

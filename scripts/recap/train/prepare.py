@@ -1,0 +1,96 @@
+"""From files to an encoded, ordered and audited training set; needs no weights."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from ..mgm.checkpoint import load_tokenizer
+from ..mgm.configuration import config_from_parts
+from ..mgm.processing import ImagePreprocessor
+from .audit import MaskAudit, encode_training_set
+from .data import EncodedSample, Sample, TrainingSet, read_training_set
+from .order import training_order
+from .request import StageRequest
+from .schedule import StepPlan, plan_steps
+
+
+@dataclass(frozen=True)
+class PreparedData:
+    """The training set of a stage.
+
+    Attributes:
+        samples: in the order of the file.
+        encoded: one each.
+        audit: of the label masks.
+        plan: step arithmetic.
+        order: sample indices of all updates, one global batch after the other.
+        tokens_of_update: supervised tokens of each global batch.
+        tokenizer: of the language model.
+        dataset: what the loader reads.
+    """
+
+    samples: list[Sample]
+    encoded: list[EncodedSample]
+    audit: MaskAudit
+    plan: StepPlan
+    order: list[int]
+    tokens_of_update: list[int]
+    tokenizer: Any
+    dataset: TrainingSet
+
+    @property
+    def ids(self) -> list[str]:
+        """Id of each sample."""
+        return [sample.id for sample in self.samples]
+
+
+def prepare_data(request: StageRequest, world_size: int) -> PreparedData:
+    """Read, encode, order and audit the training set.
+
+    Raises:
+        RecapError: for a bad file or an impossible batch.
+    """
+    settings = request.settings
+    samples = read_training_set(request.data, request.image_root)
+    plan = plan_steps(len(samples), settings, world_size)
+    vision = config_from_parts(request.parts).vision_config
+    tokenizer = load_tokenizer(request.parts.language_model)
+    encoded, audit = encode_training_set(
+        samples,
+        tokenizer,
+        request.parts.conversation,
+        max_length=settings.max_length,
+        image_tokens=(vision.image_size // vision.patch_size) ** 2,
+    )
+    order = training_order(
+        [sample.id for sample in samples],
+        [sample.words for sample in samples],
+        plan,
+        grouped=settings.group_by_modality_length,
+        seed=request.seed,
+    )
+    preprocess = partial(
+        ImagePreprocessor.from_parts(request.parts), aspect=settings.image_aspect_ratio
+    )
+    return PreparedData(
+        samples=samples,
+        encoded=encoded,
+        audit=audit,
+        plan=plan,
+        order=order,
+        tokens_of_update=tokens_by_update(encoded, order, plan),
+        tokenizer=tokenizer,
+        dataset=TrainingSet(samples, encoded, preprocess),
+    )
+
+
+def tokens_by_update(
+    encoded: Sequence[EncodedSample], order: Sequence[int], plan: StepPlan
+) -> list[int]:
+    """Return the supervised tokens of each update's global batch."""
+    size = plan.global_batch
+    return [
+        sum(encoded[index].supervised for index in order[start : start + size])
+        for start in range(0, len(order), size)
+    ]

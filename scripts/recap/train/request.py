@@ -1,0 +1,86 @@
+"""What one run of a training stage is asked to do."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import ValidationError
+
+from ..errors import RecapError
+from ..mgm.parts import ModelParts
+from ..settings import FinetuneSettings, StageSettings
+
+Stage = Literal["pretrain", "finetune"]
+
+
+@dataclass(frozen=True)
+class StageRequest:
+    """Inputs, outputs and settings of one stage.
+
+    Attributes:
+        stage: which of the two.
+        data: LLaVA JSON.
+        image_root: what image paths are relative to.
+        parts: folders of the base models.
+        settings: of the stage.
+        seed: of initialisation, order and dropout.
+        state_dir: resumable state, outside the outputs.
+        out_dir: declared outputs.
+        perf: where times and memory go.
+        projector: stage 1's result; stage 2 needs it.
+        projector_manifest: stage 1's manifest, by default beside the projector.
+    """
+
+    stage: Stage
+    data: Path
+    image_root: Path
+    parts: ModelParts
+    settings: StageSettings
+    seed: int
+    state_dir: Path
+    out_dir: Path
+    perf: Path
+    projector: Path | None = None
+    projector_manifest: Path | None = None
+
+    @property
+    def stage1_manifest(self) -> Path | None:
+        """Manifest that goes with ``projector``."""
+        if self.projector is None:
+            return None
+        return self.projector_manifest or self.projector.with_name("manifest.json")
+
+    def check(self) -> None:
+        """Check what needs no reading.
+
+        Raises:
+            RecapError: if a folder is missing, stage 2 lacks stage 1's result,
+                or stage 1 is given one.
+        """
+        self.parts.require()
+        if self.stage == "pretrain":
+            if self.projector is not None:
+                raise RecapError("--projector belongs to --stage finetune; pretrain starts afresh")
+            return
+        for name, path in (("projector", self.projector), ("manifest", self.stage1_manifest)):
+            if path is None or not path.is_file():
+                raise RecapError(
+                    f"finetune needs stage 1's {name}, but {path} is not a file; pass --projector "
+                    "and, if the manifest is not beside it, --projector-manifest"
+                )
+
+
+def parse_settings(stage: Stage, values: dict[str, Any]) -> StageSettings:
+    """Return the typed settings of a stage.
+
+    Raises:
+        RecapError: naming each key that is unknown, missing or out of range.
+    """
+    model = FinetuneSettings if stage == "finetune" else StageSettings
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        problems = "; ".join(
+            f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors()
+        )
+        raise RecapError(f"settings of {stage}: {problems}") from error

@@ -1,0 +1,274 @@
+"""``transformers.Trainer`` with our order, loss normalisation, gates and checkpoints."""
+
+import logging
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+from torch.utils.data import DataLoader
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+
+from ..errors import RecapError
+from .collate import Collator
+from .data import TrainingSet
+from .gates import UpdateGates
+from .schedule import StepPlan
+from .signals import StopRequest
+from .state import StateStore
+from .telemetry import Telemetry
+
+logger = logging.getLogger(__name__)
+
+TRAINABLES_NAME = "trainables.safetensors"
+
+
+class LazyBatches:
+    """The micro-batches of one update, drawn from the loader one at a time.
+
+    The trainer would otherwise hold the images of a whole update on the device.
+    """
+
+    def __init__(self, source: Iterator[Any], count: int) -> None:
+        self._source = source
+        self._count = count
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __iter__(self) -> Iterator[Any]:
+        for number in range(self._count):
+            try:
+                yield next(self._source)
+            except StopIteration as error:
+                raise RuntimeError(f"the loader ended at micro-batch {number}") from error
+
+
+class StageTrainer(Trainer):
+    """One stage of training.
+
+    The order of samples is given, so the global number of supervised tokens of
+    each update is known beforehand: it is passed to the model, which divides the
+    sum of token losses by it. Hence the trajectory does not depend on how an
+    update is cut into micro-batches and ranks.
+    """
+
+    def __init__(
+        self,
+        *,
+        model: nn.Module,
+        args: TrainingArguments,
+        dataset: TrainingSet,
+        collator: Collator,
+        ids: Sequence[str],
+        order: Sequence[int],
+        tokens_of_update: Sequence[int],
+        plan: StepPlan,
+        gates: UpdateGates,
+        telemetry: Telemetry,
+        store: StateStore,
+        stop: StopRequest,
+        save_steps: int,
+    ) -> None:
+        """Set up; ``order`` covers all updates of all epochs, as does ``tokens_of_update``."""
+        self._ids = ids
+        self._order = list(order)
+        self._tokens_of_update = tokens_of_update
+        self._plan = plan
+        self.gates = gates
+        self._telemetry = telemetry
+        self._store = store
+        self._losses: list[torch.Tensor] = []
+        self._pending: dict[str, Any] = {}
+        self.update_seconds: list[float] = []
+        super().__init__(
+            model=model,
+            args=args,
+            train_dataset=dataset,
+            data_collator=collator,
+            callbacks=[_StepEnd(self, stop, save_steps)],
+        )
+        self.remove_callback(PrinterCallback)
+        self.model_accepts_loss_kwargs = True
+
+    def get_train_dataloader(self) -> DataLoader:
+        """Return the loader over the given order; its generator keeps the global RNG untouched."""
+        loader = DataLoader(
+            self.train_dataset,
+            batch_size=self._plan.micro_batch,
+            sampler=self._order,
+            collate_fn=self.data_collator,
+            num_workers=self.args.dataloader_num_workers,
+            pin_memory=self.args.dataloader_pin_memory,
+            generator=torch.Generator().manual_seed(self.args.seed),
+        )
+        return self.accelerator.prepare(loader)
+
+    def get_batch_samples(
+        self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
+    ) -> tuple[Any, int]:
+        """Return the update's micro-batches and its global count of supervised tokens."""
+        del device
+        tokens = self._tokens_of_update[self.state.global_step]
+        return LazyBatches(epoch_iterator, num_batches), tokens
+
+    def training_step(self, model: nn.Module, inputs: Any, num_items_in_batch: Any = None) -> Any:
+        """Run one micro-batch and remember its share of the update's loss."""
+        loss = super().training_step(model, inputs, num_items_in_batch)
+        self._losses.append(loss)
+        return loss
+
+    def floating_point_ops(self, inputs: Any) -> int:
+        """Return 0: the default walks over all parameters for each micro-batch."""
+        del inputs
+        return 0
+
+    def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> float:
+        """Check loss and gradient; called once an update, before the optimizer moves."""
+        norm = float(super()._get_grad_norm(model, grad_norm))
+        for parameter in model.parameters():
+            # An update without images has no gradient for the projector; zero, not "skip it",
+            # whatever the cut into micro-batches and ranks.
+            if parameter.requires_grad and parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+        loss = torch.stack(self._losses).sum()
+        loss = float(self.accelerator.gather(loss.reshape(1)).mean())
+        self._losses.clear()
+        update = self.state.global_step
+        size = self._plan.global_batch
+        indices = self._order[update * size : (update + 1) * size]
+        self.gates.check(update + 1, loss, norm, [self._ids[index] for index in indices])
+        self._pending = {
+            "step": update + 1,
+            "loss": loss,
+            "grad_norm": norm,
+            "supervised_tokens": self._tokens_of_update[update],
+            "samples": size,
+        }
+        return norm
+
+    def record_update(self) -> None:
+        """Write the telemetry row of the update that was just applied."""
+        row = self._pending
+        row["learning_rate"] = float(self.lr_scheduler.get_last_lr()[0])
+        keys = ("step", "loss", "grad_norm", "learning_rate", "supervised_tokens", "samples")
+        self._telemetry.append({key: row[key] for key in keys})
+
+    def agreed(self, wish: bool) -> bool:
+        """Return whether any rank wishes so; every rank must ask."""
+        if self.args.world_size == 1:
+            return wish
+        flag = torch.tensor([int(wish)], device=self.args.device)
+        return bool(self.accelerator.gather(flag).max().item())
+
+    def trainables(self) -> dict[str, nn.Parameter]:
+        """Return the trained parameters by name."""
+        model = self.accelerator.unwrap_model(self.model)
+        return {name: p for name, p in model.named_parameters() if p.requires_grad}
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        """Write what cannot be rebuilt: trained tensors, optimizer, schedule, RNG, position."""
+        del model, trial
+        update = self.state.global_step
+        folder = self._store.begin(update)
+        self._save_optimizer_and_scheduler(str(folder))
+        self._save_rng_state(str(folder))
+        if self.args.should_save:
+            tensors = {k: p.detach().cpu().contiguous() for k, p in self.trainables().items()}
+            save_file(tensors, folder / TRAINABLES_NAME)
+            self._telemetry.save(folder)
+            self.state.save_to_json(str(folder / "trainer_state.json"))
+        self.accelerator.wait_for_everyone()
+        if self.args.should_save:
+            target = self._store.publish(update)
+            logger.info("checkpoint of update %d: %s", update, target)
+        self.accelerator.wait_for_everyone()
+
+    def _load_from_checkpoint(
+        self, resume_from_checkpoint: str, model: nn.Module | None = None
+    ) -> None:
+        """Put the trained tensors of a checkpoint into the model.
+
+        Raises:
+            RecapError: if the checkpoint holds other tensors than are trained.
+        """
+        del model
+        tensors = load_file(Path(resume_from_checkpoint) / TRAINABLES_NAME)
+        trained = self.trainables()
+        if tensors.keys() != trained.keys():
+            raise RecapError(f"{resume_from_checkpoint} holds other tensors than are trained here")
+        with torch.no_grad():
+            for name, parameter in trained.items():
+                parameter.copy_(tensors[name])
+
+
+class _StepEnd(TrainerCallback):
+    """After each update: telemetry, and checkpoints when due or when asked to stop."""
+
+    def __init__(self, trainer: StageTrainer, stop: StopRequest, save_steps: int) -> None:
+        self._trainer = trainer
+        self._stop = stop
+        self._save_steps = save_steps
+        self._last = 0.0
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._last = time.perf_counter()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> Any:
+        trainer = self._trainer
+        trainer.record_update()
+        now = time.perf_counter()
+        trainer.update_seconds.append(now - self._last)
+        self._last = now
+        if state.global_step >= state.max_steps:
+            return control
+        stopping = trainer.agreed(bool(self._stop))
+        control.should_save = stopping or state.global_step % self._save_steps == 0
+        control.should_training_stop = stopping
+        return control
+
+
+def training_arguments(
+    output_dir: Path, plan: StepPlan, *, seed: int, use_cpu: bool, **optimizer: Any
+) -> TrainingArguments:
+    """Return the trainer's arguments for one flat pass over the given order.
+
+    AdamW with betas 0.9/0.999 and epsilon 1e-8 on float32 parameters, cosine to
+    zero; no mixed-precision wrapper, as the model casts trained weights where it
+    uses them.
+    """
+    extra: dict[str, Any] = {"ddp_backend": "gloo"} if use_cpu and plan.world_size > 1 else {}
+    args = TrainingArguments(
+        output_dir=str(output_dir),
+        per_device_train_batch_size=plan.micro_batch,
+        gradient_accumulation_steps=plan.accumulation,
+        num_train_epochs=1,
+        lr_scheduler_type="cosine",
+        warmup_steps=plan.warmup_updates,
+        optim="adamw_torch",
+        adam_beta1=0.9,
+        adam_beta2=0.999,
+        adam_epsilon=1e-8,
+        seed=seed,
+        use_cpu=use_cpu,
+        logging_strategy="no",
+        save_strategy="no",
+        eval_strategy="no",
+        logging_nan_inf_filter=False,
+        report_to=[],
+        disable_tqdm=True,
+        remove_unused_columns=False,
+        dataloader_num_workers=0 if use_cpu else 4,
+        dataloader_pin_memory=not use_cpu,
+        ddp_broadcast_buffers=False,
+        ddp_find_unused_parameters=False,
+        **optimizer,
+        **extra,
+    )
+    if args.device.type == "cuda":
+        # One process drives one device; more of them are for a launcher, not for DataParallel.
+        args._n_gpu = 1
+    return args

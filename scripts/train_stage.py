@@ -1,0 +1,51 @@
+"""Train one stage of an MGM model: pretrain (alignment) or finetune (LoRA)."""
+
+import argparse
+from pathlib import Path
+
+from recap.cli import load_settings, make_parser, run_cli
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the command line's parser."""
+    cli = make_parser(
+        "Train one stage of an MGM model, resumably, with evidence gates.",
+        "train_stage.py --stage pretrain --data train.json --image-root images "
+        "--language-model models/gemma --clip models/clip --convnext models/convnext "
+        "--settings pretrain.json --seed 1 --state-dir state/1 --out-dir runs/1/pretrain "
+        "--perf perf/pretrain.json",
+    )
+    cli.add_argument("--stage", required=True, choices=("pretrain", "finetune"))
+    cli.add_argument("--data", required=True, type=Path, help="LLaVA JSON")
+    cli.add_argument("--image-root", required=True, type=Path, help="folder of the images")
+    cli.add_argument("--language-model", required=True, type=Path, help="Hugging Face folder")
+    cli.add_argument("--clip", required=True, type=Path, help="Hugging Face folder")
+    cli.add_argument("--convnext", required=True, type=Path, help="OpenCLIP folder")
+    cli.add_argument("--image-size-aux", type=int, default=768, help="pixels, default %(default)s")
+    cli.add_argument("--conversation", default="gemma", help="template, default %(default)s")
+    cli.add_argument("--projector", type=Path, help="stage 1's result; finetune needs it")
+    cli.add_argument("--projector-manifest", type=Path, help="by default beside the projector")
+    cli.add_argument("--settings", required=True, help="JSON text, or a JSON or YAML file")
+    cli.add_argument("--seed", required=True, type=int, help="of initialisation, order, dropout")
+    cli.add_argument("--state-dir", required=True, type=Path, help="resumable state")
+    cli.add_argument("--out-dir", required=True, type=Path, help="weights, telemetry, manifest")
+    cli.add_argument("--perf", required=True, type=Path, help="times and memory, as JSON")
+    return cli
+
+
+def main(args: argparse.Namespace) -> None:
+    """Turn the arguments into a request and run it."""
+    values = load_settings(args.settings)
+    from recap.mgm.parts import ModelParts
+    from recap.train.request import StageRequest, parse_settings
+    from recap.train.stage import run_stage
+
+    arguments = vars(args)
+    names = ("language_model", "clip", "convnext", "conversation", "image_size_aux")
+    parts = ModelParts(**{name: arguments.pop(name) for name in names})
+    arguments["settings"] = parse_settings(args.stage, values)
+    run_stage(StageRequest(parts=parts, **arguments))
+
+
+if __name__ == "__main__":
+    run_cli(main, parser())
