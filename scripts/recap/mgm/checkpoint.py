@@ -9,29 +9,47 @@ import torch
 
 from ..errors import RecapError
 from ..hashing import digest_json, sha256_file
-from ..io import atomic_path, read_json, write_json
-from ..settings import LoraSettings
+from ..io import atomic_path, write_json
 from . import tensors as files
+from .adapters import (
+    load_adapter,
+    load_projector,
+    projector_state,
+    read_projector,
+    save_adapter,
+    save_projector,
+)
 from .configuration import config_from_disk, config_from_parts, config_to_disk
-from .loading import assemble, fill_projector, quiet_transformers
-from .lora import TARGET_MODULES, adapter_state, add_lora, fill_adapter, has_lora
+from .loading import assemble, quiet_transformers
 from .modeling import MGMForCausalLM
 from .names import (
-    ADAPTER_PREFIX,
     CLIP_PREFIX,
     CONVNEXT_PREFIX,
     checkpoint_state,
     compare_names,
     expected_shapes,
-    projector_names,
-    projector_suffix,
 )
 from .openclip import load_convnext_state, weights_file
 from .parts import ModelParts
 from .processing import ImagePreprocessor
 
-ADAPTER_FILE = "adapter_model.safetensors"
-PROJECTOR_FILE = "non_lora_trainables.safetensors"
+__all__ = [
+    "base_sources",
+    "build_model",
+    "check_sources",
+    "describe_base",
+    "load_adapter",
+    "load_checkpoint",
+    "load_projector",
+    "load_tokenizer",
+    "projector_state",
+    "read_projector",
+    "save_adapter",
+    "save_checkpoint",
+    "save_projector",
+    "write_side_files",
+]
+
 TOKENIZER_FILES = (
     "tokenizer.json",
     "tokenizer.model",
@@ -44,6 +62,8 @@ TOKENIZER_FILES = (
     "generation_config.json",
 )
 
+_CLIP_MODULES = ("embeddings.", "pre_layrnorm.", "encoder.", "post_layernorm.")
+
 
 def base_sources(parts: ModelParts) -> dict[str, files.TensorSource]:
     """Return the tensors of all three parts under a full checkpoint's names, read lazily."""
@@ -51,9 +71,8 @@ def base_sources(parts: ModelParts) -> dict[str, files.TensorSource]:
     sources = dict(files.open_model_folder(parts.language_model))
     for name, source in files.open_model_folder(parts.clip).items():
         inner = name.removeprefix("clip.").removeprefix("vision_model.")
-        if inner.startswith(("embeddings.", "pre_layrnorm.", "encoder.", "post_layernorm.")):
-            if not name.startswith("text_model.") and inner != "embeddings.position_ids":
-                sources[CLIP_PREFIX + inner] = source
+        if inner.startswith(_CLIP_MODULES) and inner != "embeddings.position_ids":
+            sources[CLIP_PREFIX + inner] = source
     aux = files.as_sources(load_convnext_state(parts.convnext))
     return sources | {CONVNEXT_PREFIX + name: source for name, source in aux.items()}
 
@@ -114,48 +133,6 @@ def load_tokenizer(path: str | Path) -> Any:
     return tokenizer
 
 
-def save_projector(model: MGMForCausalLM, path: str | Path) -> None:
-    """Write projector and mining: 16 tensors ``model.<name>``, ``.safetensors`` or ``.bin``."""
-    state = projector_state(model)
-    write_tensor_file(path, {f"model.{name}": tensor for name, tensor in state.items()})
-
-
-def projector_state(model: MGMForCausalLM) -> dict[str, torch.Tensor]:
-    """Return the 16 tensors of projector and mining by their bare names."""
-    state = model.state_dict()
-    return {name: state[name].detach().cpu() for name in projector_names()}
-
-
-def write_tensor_file(path: str | Path, tensors: Mapping[str, torch.Tensor]) -> None:
-    """Write tensors in the format the suffix asks for, atomically."""
-    if Path(path).suffix != ".bin":
-        files.write_safetensors(path, tensors)
-        return
-    plain = {name: tensor.detach().cpu().clone() for name, tensor in tensors.items()}
-    with atomic_path(path) as temporary:
-        torch.save(plain, temporary)
-
-
-def read_projector(path: str | Path) -> dict[str, torch.Tensor]:
-    """Return the tensors of projector and mining by bare name, whatever prefix the file has."""
-    named = (
-        (projector_suffix(name), source) for name, source in files.open_tensor_file(path).items()
-    )
-    return {name: source.load() for name, source in named if name is not None}
-
-
-def load_projector(model: MGMForCausalLM, path: str | Path) -> None:
-    """Copy projector and mining from a file; towers in the same file are ignored.
-
-    Raises:
-        RecapError: if the file lacks one of the 16 tensors or one does not fit.
-    """
-    try:
-        fill_projector(model, read_projector(path))
-    except RecapError as error:
-        raise RecapError(f"{path}: {error}") from error
-
-
 def describe_base(parts: ModelParts) -> dict[str, str]:
     """Return the fingerprints an adapter is bound to: weights of each part, and tokenizer."""
     convnext = files.open_tensor_file(weights_file(parts.convnext))
@@ -170,95 +147,6 @@ def describe_base(parts: ModelParts) -> dict[str, str]:
         "convnext": files.fingerprint(convnext),
         "tokenizer": digest_json(tokenizer),
     }
-
-
-def save_adapter(model: MGMForCausalLM, out_dir: str | Path, *, base: dict[str, str]) -> None:
-    """Write adapter, projector and configuration.
-
-    Args:
-        model: with an adapter attached.
-        out_dir: where; created if need be.
-        base: fingerprints from :func:`describe_base`.
-
-    Raises:
-        RecapError: if there is no adapter.
-    """
-    if not has_lora(model):
-        raise RecapError("there is no adapter to save")
-    out = Path(out_dir)
-    lora = LoraSettings(**model.config.lora)
-    files.write_safetensors(out / ADAPTER_FILE, adapter_state(model))
-    prefix = f"{ADAPTER_PREFIX}model."
-    state = {prefix + name: tensor for name, tensor in projector_state(model).items()}
-    files.write_safetensors(out / PROJECTOR_FILE, state)
-    write_json(out / "adapter_config.json", _adapter_config(lora))
-    dtype = str(model.get_input_embeddings().weight.dtype).removeprefix("torch.")
-    config = config_to_disk(model.config, dtype)
-    config["recap"]["base"] = dict(base)
-    write_json(out / "config.json", config)
-
-
-def _adapter_config(lora: LoraSettings) -> dict[str, Any]:
-    return {
-        "base_model_name_or_path": None,
-        "bias": "none",
-        "fan_in_fan_out": False,
-        "inference_mode": True,
-        "init_lora_weights": True,
-        "lora_alpha": int(lora.alpha) if lora.alpha == int(lora.alpha) else lora.alpha,
-        "lora_dropout": lora.dropout,
-        "modules_to_save": None,
-        "peft_type": "LORA",
-        "r": lora.rank,
-        "target_modules": list(TARGET_MODULES),
-        "task_type": "CAUSAL_LM",
-    }
-
-
-def read_adapter_settings(adapter_dir: str | Path) -> LoraSettings:
-    """Return rank, alpha and dropout of a saved adapter.
-
-    Raises:
-        RecapError: if the file is missing or describes something else than LoRA
-            on the seven linear layers.
-    """
-    path = Path(adapter_dir) / "adapter_config.json"
-    values = read_json(path)
-    try:
-        settings = LoraSettings(
-            rank=values["r"], alpha=values["lora_alpha"], dropout=values["lora_dropout"]
-        )
-        targets = set(values["target_modules"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise RecapError(f"{path} does not describe a LoRA adapter: {error}") from error
-    if values.get("peft_type") != "LORA" or targets != set(TARGET_MODULES):
-        raise RecapError(
-            f"{path}: expected LoRA on {sorted(TARGET_MODULES)}, not {sorted(targets)}"
-        )
-    for name in ("use_rslora", "use_dora", "fan_in_fan_out"):
-        if values.get(name):
-            raise RecapError(f"{path}: {name} is not supported")
-    return settings
-
-
-def find_file(folder: str | Path, stem: str) -> Path:
-    """Return ``stem.safetensors`` or ``stem.bin`` of a folder.
-
-    Raises:
-        RecapError: if there is neither.
-    """
-    for suffix in (".safetensors", ".bin"):
-        if (path := Path(folder) / f"{stem}{suffix}").is_file():
-            return path
-    raise RecapError(f"{folder} holds neither {stem}.safetensors nor {stem}.bin")
-
-
-def load_adapter(model: MGMForCausalLM, adapter_dir: str | Path) -> MGMForCausalLM:
-    """Attach a saved adapter and load its projector; the model stays in evaluation mode."""
-    add_lora(model, read_adapter_settings(adapter_dir), seed=0)
-    fill_adapter(model, files.read_tensor_file(find_file(adapter_dir, "adapter_model")))
-    load_projector(model, find_file(adapter_dir, "non_lora_trainables"))
-    return model.eval()
 
 
 def save_checkpoint(
@@ -330,5 +218,6 @@ def check_sources(
     for name, shape in wanted.items():
         if sources[name].shape != shape:
             raise RecapError(
-                f"{where}: {name} has shape {sources[name].shape}, the configuration asks for {shape}"
+                f"{where}: {name} has shape {sources[name].shape}, but the configuration asks "
+                f"for {shape}"
             )

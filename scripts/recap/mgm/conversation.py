@@ -11,7 +11,7 @@ from typing import Any
 
 from ..errors import RecapError
 
-IMAGE_TOKEN = "<image>"
+IMAGE_TOKEN = "<image>"  # noqa: S105
 IMAGE_TOKEN_INDEX = -200
 IGNORE_INDEX = -100
 
@@ -87,10 +87,10 @@ def render(turns: Sequence[tuple[str, str]], template: Template) -> str:
 
 
 def encode_prompt(text: str, tokenizer: Any, template: str = "gemma") -> list[int]:
-    """Return the token ids that ask the model to answer ``text``.
+    r"""Return the token ids that ask the model to answer ``text``.
 
     Args:
-        text: the user's turn, ``<image>\\n...`` if there is an image.
+        text: the user's turn, ``<image>\n...`` if there is an image.
         tokenizer: a tokenizer that adds BOS itself.
         template: name of the conversation template.
 

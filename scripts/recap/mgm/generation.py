@@ -9,7 +9,11 @@ from .splicing import Spliced
 
 @torch.no_grad()
 def greedy_decode(
-    language_model: Any, batch: Spliced, max_new_tokens: int, eos_token_ids: tuple[int, ...]
+    language_model: Any,
+    batch: Spliced,
+    max_new_tokens: int,
+    eos_token_ids: tuple[int, ...],
+    step_logits: list[torch.Tensor] | None = None,
 ) -> list[list[int]]:
     """Return the most likely continuation of each row, token by token.
 
@@ -18,6 +22,7 @@ def greedy_decode(
         batch: left-padded prompts.
         max_new_tokens: longest continuation.
         eos_token_ids: ids that end a row.
+        step_logits: gets the logits of every step, (B, vocabulary) each.
 
     Returns:
         New token ids a row, the ending one included. A row does not depend on
@@ -37,6 +42,8 @@ def greedy_decode(
         )
         cache = output.past_key_values
         logits = language_model.get_output_embeddings()(output.last_hidden_state[:, -1])
+        if step_logits is not None:
+            step_logits.append(logits)
         chosen = logits.float().argmax(dim=-1)
         for row, token in enumerate(chosen.tolist()):
             if row in running:

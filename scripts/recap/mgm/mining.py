@@ -56,7 +56,7 @@ def mine_patch_info(
     Raises:
         RecapError: if the map does not divide into blocks.
     """
-    batch, count, width = tokens.shape
+    count = tokens.shape[1]
     grid = math.isqrt(count)
     side = aux.shape[-1] // grid if grid else 0
     if grid * grid != count or aux.shape[-2:] != (grid * side, grid * side) or side == 0:

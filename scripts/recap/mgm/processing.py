@@ -176,6 +176,6 @@ def _check_convnext_agrees(
         theirs = stated.get(name)
         if theirs is not None and not np.allclose(theirs, ours, rtol=0, atol=1e-6):
             raise RecapError(
-                f"{path}: preprocess_cfg.{name} is {theirs}, but the CLIP folder says {list(ours)}; "
-                "both towers see one picture, so they must agree"
+                f"{path}: preprocess_cfg.{name} is {theirs}, but the CLIP folder says "
+                f"{list(ours)}; both towers see one picture, so they must agree"
             )

@@ -1,0 +1,154 @@
+"""Files of what is trained: projector with mining, and the adapter."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..errors import RecapError
+from ..io import atomic_path, read_json, write_json
+from ..settings import LoraSettings
+from . import tensors as files
+from .configuration import config_to_disk
+from .loading import fill_projector
+from .lora import TARGET_MODULES, adapter_state, add_lora, fill_adapter, has_lora
+from .modeling import MGMForCausalLM
+from .names import ADAPTER_PREFIX, projector_names, projector_suffix
+
+ADAPTER_FILE = "adapter_model.safetensors"
+PROJECTOR_FILE = "non_lora_trainables.safetensors"
+LORA_RANGE = (1 / 64, 64)  # of alpha / rank; outside, the file is hardly what was meant
+
+
+def save_projector(model: MGMForCausalLM, path: str | Path) -> None:
+    """Write projector and mining: 16 tensors ``model.<name>``, ``.safetensors`` or ``.bin``."""
+    state = projector_state(model)
+    write_tensor_file(path, {f"model.{name}": tensor for name, tensor in state.items()})
+
+
+def projector_state(model: MGMForCausalLM) -> dict[str, torch.Tensor]:
+    """Return the 16 tensors of projector and mining by their bare names."""
+    state = model.state_dict()
+    return {name: state[name].detach().cpu() for name in projector_names()}
+
+
+def write_tensor_file(path: str | Path, tensors: Mapping[str, torch.Tensor]) -> None:
+    """Write tensors in the format the suffix asks for, atomically."""
+    if Path(path).suffix != ".bin":
+        files.write_safetensors(path, tensors)
+        return
+    plain = {name: tensor.detach().cpu().clone() for name, tensor in tensors.items()}
+    with atomic_path(path) as temporary:
+        torch.save(plain, temporary)
+
+
+def read_projector(path: str | Path) -> dict[str, torch.Tensor]:
+    """Return the tensors of projector and mining by bare name, whatever prefix the file has."""
+    named = (
+        (projector_suffix(name), source) for name, source in files.open_tensor_file(path).items()
+    )
+    return {name: source.load() for name, source in named if name is not None}
+
+
+def load_projector(model: MGMForCausalLM, path: str | Path) -> None:
+    """Copy projector and mining from a file; towers in the same file are ignored.
+
+    Raises:
+        RecapError: if the file lacks one of the 16 tensors or one does not fit.
+    """
+    try:
+        fill_projector(model, read_projector(path))
+    except RecapError as error:
+        raise RecapError(f"{path}: {error}") from error
+
+
+def save_adapter(model: MGMForCausalLM, out_dir: str | Path, *, base: dict[str, str]) -> None:
+    """Write adapter, projector and configuration.
+
+    Args:
+        model: with an adapter attached.
+        out_dir: where; created if need be.
+        base: fingerprints from :func:`describe_base`.
+
+    Raises:
+        RecapError: if there is no adapter.
+    """
+    if not has_lora(model):
+        raise RecapError("there is no adapter to save")
+    out = Path(out_dir)
+    lora = LoraSettings(**model.config.lora)
+    files.write_safetensors(out / ADAPTER_FILE, adapter_state(model))
+    prefix = f"{ADAPTER_PREFIX}model."
+    state = {prefix + name: tensor for name, tensor in projector_state(model).items()}
+    files.write_safetensors(out / PROJECTOR_FILE, state)
+    write_json(out / "adapter_config.json", _adapter_config(lora))
+    dtype = str(model.get_input_embeddings().weight.dtype).removeprefix("torch.")
+    config = config_to_disk(model.config, dtype)
+    config["recap"]["base"] = dict(base)
+    write_json(out / "config.json", config)
+
+
+def _adapter_config(lora: LoraSettings) -> dict[str, Any]:
+    return {
+        "base_model_name_or_path": None,
+        "bias": "none",
+        "fan_in_fan_out": False,
+        "inference_mode": True,
+        "init_lora_weights": True,
+        "lora_alpha": int(lora.alpha) if lora.alpha == int(lora.alpha) else lora.alpha,
+        "lora_dropout": lora.dropout,
+        "modules_to_save": None,
+        "peft_type": "LORA",
+        "r": lora.rank,
+        "target_modules": list(TARGET_MODULES),
+        "task_type": "CAUSAL_LM",
+    }
+
+
+def read_adapter_settings(adapter_dir: str | Path) -> LoraSettings:
+    """Return rank, alpha and dropout of a saved adapter.
+
+    Raises:
+        RecapError: if the file is missing or describes something else than LoRA
+            on the seven linear layers.
+    """
+    path = Path(adapter_dir) / "adapter_config.json"
+    values = read_json(path)
+    try:
+        settings = LoraSettings(
+            rank=values["r"], alpha=values["lora_alpha"], dropout=values["lora_dropout"]
+        )
+        targets = set(values["target_modules"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise RecapError(f"{path} does not describe a LoRA adapter: {error}") from error
+    if values.get("peft_type") != "LORA" or targets != set(TARGET_MODULES):
+        raise RecapError(
+            f"{path}: expected LoRA on {sorted(TARGET_MODULES)}, not {sorted(targets)}"
+        )
+    for name in ("use_rslora", "use_dora", "fan_in_fan_out"):
+        if values.get(name):
+            raise RecapError(f"{path}: {name} is not supported")
+    return settings
+
+
+def find_file(folder: str | Path, stem: str) -> Path:
+    """Return ``stem.safetensors`` or ``stem.bin`` of a folder.
+
+    Raises:
+        RecapError: if there is neither.
+    """
+    for suffix in (".safetensors", ".bin"):
+        if (path := Path(folder) / f"{stem}{suffix}").is_file():
+            return path
+    raise RecapError(f"{folder} holds neither {stem}.safetensors nor {stem}.bin")
+
+
+def load_adapter(model: MGMForCausalLM, adapter_dir: str | Path) -> MGMForCausalLM:
+    """Attach a saved adapter and load its projector; the model stays in evaluation mode."""
+    add_lora(model, read_adapter_settings(adapter_dir), seed=0)
+    fill_adapter(model, files.read_tensor_file(find_file(adapter_dir, "adapter_model")))
+    load_projector(model, find_file(adapter_dir, "non_lora_trainables"))
+    return model.eval()
+
+

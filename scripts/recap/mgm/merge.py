@@ -1,0 +1,231 @@
+"""Folding an adapter into its base: a full checkpoint that needs nothing else."""
+
+import logging
+import shutil
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..errors import RecapError
+from ..io import read_json, write_json
+from ..manifest import write_manifest
+from ..settings import MergeSettings
+from . import tensors as files
+from .adapters import find_file, read_adapter_settings, read_projector
+from .check import inspect_adapter
+from .checkpoint import base_sources, check_sources, write_side_files
+from .configuration import MGMConfig, config_from_parts
+from .lora import merged_weight
+from .names import ADAPTER_PREFIX, HEAD_NAME, expected_shapes
+from .parts import ModelParts
+
+logger = logging.getLogger(__name__)
+_DIGITS = 6
+
+
+def merge_lora_weights(
+    adapter_dir: str | Path,
+    parts: ModelParts,
+    output_path: str | Path,
+    settings: MergeSettings,
+    *,
+    report: str | Path | None = None,
+) -> dict[str, Any]:
+    """Write ``W + (alpha / r) B A`` and everything else as one checkpoint.
+
+    Each sum is taken in float32 and rounded once. One shard is in memory at a
+    time. The folder is filled under another name and renamed, so that it is
+    either whole or absent; equal inputs give equal bytes.
+
+    Args:
+        adapter_dir: adapter, projector and their configuration.
+        parts: the base the adapter was trained on.
+        output_path: folder to write; must be absent, empty or an earlier merge.
+        settings: type and shard size.
+        report: JSON file for the relative change of each merged module.
+
+    Returns:
+        The report.
+
+    Raises:
+        RecapError: if the adapter does not fit the base, or the folder would
+            overwrite something else.
+    """
+    started = time.time()
+    out = Path(output_path)
+    _refuse_overwrite(out, [Path(adapter_dir), parts.language_model, parts.clip, parts.convnext])
+    checked = _require_sound(adapter_dir, parts)
+    config = _merged_config(adapter_dir, parts)
+    dtype = files.torch_dtype(settings.dtype)
+    merger = AdapterMerger(adapter_dir, parts, dtype)
+    sources = merger.sources(tied=bool(config.text_config.tie_word_embeddings))
+    check_sources(parts.language_model, sources, expected_shapes(config))
+    partial = out.with_name(f".{out.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    files.write_sharded(sources, partial, settings.max_shard_size)
+    write_side_files(config, parts.language_model, partial, settings.dtype)
+    summary = merger.report(settings.dtype)
+    _write_manifest(partial, out, adapter_dir, parts, settings, checked, summary, started)
+    if out.exists():
+        shutil.rmtree(out)
+    partial.rename(out)
+    if report is not None:
+        write_json(report, summary)
+    logger.info("merged %d modules into %s", len(summary["modules"]), out)
+    return summary
+
+
+class AdapterMerger:
+    """Lazily merged tensors of a full checkpoint, and what merging changed."""
+
+    def __init__(self, adapter_dir: str | Path, parts: ModelParts, dtype: torch.dtype) -> None:
+        """Open base, adapter and projector.
+
+        Args:
+            adapter_dir: the adapter's folder.
+            parts: the base.
+            dtype: type each tensor is rounded to.
+        """
+        lora = read_adapter_settings(adapter_dir)
+        self.scale = lora.alpha / lora.rank
+        self.dtype = dtype
+        self.base = base_sources(parts)
+        self.adapter = files.open_tensor_file(find_file(adapter_dir, "adapter_model"))
+        self.projector = read_projector(find_file(adapter_dir, "non_lora_trainables"))
+        self.changes: dict[str, dict[str, Any]] = {}
+
+    def factors(self, name: str) -> tuple[torch.Tensor, torch.Tensor] | None:
+        """Return A and B of a base weight, or None if it has no adapter."""
+        stem = ADAPTER_PREFIX + name.removesuffix(".weight")
+        a = self.adapter.get(f"{stem}.lora_A.weight")
+        b = self.adapter.get(f"{stem}.lora_B.weight")
+        return (a.load(), b.load()) if a is not None and b is not None else None
+
+    def sources(self, *, tied: bool) -> dict[str, files.TensorSource]:
+        """Return all tensors of the merged checkpoint in name order.
+
+        Args:
+            tied: whether the head is the embedding and must not be stored.
+        """
+        merged = {
+            name: files.TensorSource(source.shape, self.dtype, self._merging(name, source))
+            for name, source in self.base.items()
+            if not (tied and name == HEAD_NAME)
+        }
+        rounded = {f"model.{name}": value.to(self.dtype) for name, value in self.projector.items()}
+        return dict(sorted((merged | files.as_sources(rounded)).items()))
+
+    def _merging(self, name: str, source: files.TensorSource) -> Any:
+        def load() -> torch.Tensor:
+            base = source.load()
+            factors = self.factors(name)
+            if factors is None:
+                return base.to(self.dtype)
+            result = merged_weight(base, *factors, self.scale, self.dtype)
+            self._note_change(name, base, result)
+            return result
+
+        return load
+
+    def _note_change(self, name: str, base: torch.Tensor, result: torch.Tensor) -> None:
+        before = base.double()
+        change = result.double() - before
+        self.changes[name.removesuffix(".weight")] = {
+            "relative_change": _significant(change.norm() / before.norm().clamp(min=1e-300)),
+            "max_abs_change": _significant(change.abs().max()),
+        }
+
+    def report(self, dtype: str) -> dict[str, Any]:
+        """Return scale, type and the change of each merged module, in name order."""
+        modules = [{"module": name, **self.changes[name]} for name in sorted(self.changes)]
+        return {
+            "dtype": dtype,
+            "scale": self.scale,
+            "merged_modules": len(modules),
+            "unchanged_modules": sum(not entry["max_abs_change"] for entry in modules),
+            "modules": modules,
+        }
+
+
+def _significant(value: torch.Tensor) -> float:
+    """Round, so that the order of a sum over threads cannot show."""
+    return float(f"{float(value):.{_DIGITS}g}")
+
+
+def _refuse_overwrite(out: Path, inputs: list[Path]) -> None:
+    for folder in inputs:
+        ours, theirs = out.resolve(), folder.resolve()
+        if ours == theirs or ours in theirs.parents or theirs in ours.parents:
+            raise RecapError(f"{out} is, holds or lies in the input {folder}; choose another folder")
+    if not out.exists():
+        return
+    if not out.is_dir():
+        raise RecapError(f"{out} is a file; choose another folder")
+    if any(out.iterdir()) and not _is_earlier_merge(out):
+        raise RecapError(
+            f"{out} is not empty and was not written by this tool; choose another folder"
+        )
+
+
+def _is_earlier_merge(out: Path) -> bool:
+    manifest = out / "manifest.json"
+    return manifest.is_file() and read_json(manifest).get("stage") == "merge"
+
+
+def _require_sound(adapter_dir: str | Path, parts: ModelParts) -> dict[str, Any]:
+    checked = inspect_adapter(adapter_dir, parts, trained=False)
+    if checked["failures"]:
+        listed = "\n".join(f"  - {failure}" for failure in checked["failures"])
+        raise RecapError(f"{adapter_dir} cannot be merged into this base:\n{listed}")
+    for warning in checked["warnings"]:
+        logger.warning("%s", warning)
+    return checked
+
+
+def _merged_config(adapter_dir: str | Path, parts: ModelParts) -> MGMConfig:
+    """Return the base's configuration with what the adapter was trained with."""
+    path = Path(adapter_dir) / "config.json"
+    stored = read_json(path) if path.is_file() else {}
+    kept = ("image_aspect_ratio", "tokenizer_model_max_length")
+    settings = {name: stored[name] for name in kept if name in stored}
+    return config_from_parts(parts, **({"image_aspect_ratio": "pad"} | settings))
+
+
+def _write_manifest(
+    partial: Path,
+    out: Path,
+    adapter_dir: str | Path,
+    parts: ModelParts,
+    settings: MergeSettings,
+    checked: Mapping[str, Any],
+    summary: Mapping[str, Any],
+    started: float,
+) -> None:
+    root = Path(adapter_dir)
+    outputs = {path.name: path for path in sorted(partial.iterdir()) if path.is_file()}
+    write_manifest(
+        partial / "manifest.json",
+        stage="merge",
+        inputs={
+            "adapter": find_file(root, "adapter_model"),
+            "adapter_config": root / "adapter_config.json",
+            "projector": find_file(root, "non_lora_trainables"),
+            "language_model_config": parts.language_model / "config.json",
+        },
+        outputs=outputs,
+        settings=settings.model_dump(include={"dtype", "max_shard_size"}),
+        counts={"merged_modules": summary["merged_modules"]},
+        started=started,
+        details={
+            "base": checked["base"],
+            "adapter": {name: checked[name] for name in ("rank", "alpha", "projector_sha256")},
+            "conversation": parts.conversation,
+        },
+    )
+    document = read_json(partial / "manifest.json")
+    for name, entry in document["outputs"].items():
+        entry["path"] = str(out / name)
+    write_json(partial / "manifest.json", document)
