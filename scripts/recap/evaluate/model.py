@@ -53,7 +53,7 @@ class MgmAnswerer:
 
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self._model, self._tokenizer = load_checkpoint(
-            checkpoint, dtype=settings.dtype, device=self._device
+            checkpoint, dtype=settings.dtype, device=str(self._device)
         )
         self._model.eval()
         self._preprocess = ImagePreprocessor.from_checkpoint(checkpoint)

@@ -5,6 +5,7 @@ import re
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+
 from recap.evaluate.benchmarks.textvqa.accuracy import reference_scores, soft_accuracy
 from recap.evaluate.benchmarks.textvqa.contractions import (
     CONTRACTIONS,
@@ -35,9 +36,7 @@ GOLDEN = {
 }
 MARKS = list(';/[]"{}()=+\\_-><@`,?!')
 
-NUMBERS = tuple(
-    ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"]
-)
+NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 
 
 def oracle(text):

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 from PIL import Image
+
 from recap.errors import RecapError
 from recap.evaluate.benchmarks import get_benchmark
 from recap.evaluate.benchmarks.base import Question, QuestionSet

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from recap.errors import GateError, RecapError
 from recap.evaluate.answers import answer_id
 from recap.evaluate.gather import gather_answers

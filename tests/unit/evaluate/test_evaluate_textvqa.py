@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 
 import pytest
+
 from recap.errors import RecapError
 from recap.evaluate.answers import answer_id
 from recap.evaluate.benchmarks import get_benchmark
