@@ -69,6 +69,7 @@ rule convert_llava:
         mem_mb=megabytes(COMPUTE.cpu_mem_mb),
         runtime=minutes(COMPUTE.runtime_minutes),
     params:
+        image_root=lambda wildcards: WIRING.image_root(corpus_row(wildcards)),
         original=lambda wildcards, input: (f"--original {input.original}" if input.original else ""),
         stage_version=STAGE_VERSIONS["dataset"],
     shell:
@@ -76,6 +77,7 @@ rule convert_llava:
         python scripts/convert_llava.py \
             --records {input.records:q} \
             {params.original} \
+            --image-root {params.image_root:q} \
             --out {output.dataset:q} \
             --manifest {output.manifest:q} \
             2>{log:q}

@@ -15,7 +15,8 @@ def parser() -> argparse.ArgumentParser:
         "validate_corpus.py --corpus raw.jsonl --expected-records 1000 --settings '{}' "
         "--threads 2 --out validated.jsonl --rejects rejects.jsonl --report validate.json",
     )
-    cli.add_argument("--corpus", required=True, help="raw JSONL; images relative to its folder")
+    cli.add_argument("--corpus", required=True, help="raw JSONL")
+    cli.add_argument("--image-root", help="folder of the images; by default the corpus's own")
     cli.add_argument("--expected-records", required=True, type=int, help="non-blank lines declared")
     cli.add_argument("--settings", required=True, help="ValidateSettings as JSON or a path")
     cli.add_argument("--threads", type=int, default=1, help="processes that decode images")
@@ -29,6 +30,7 @@ def main(args: argparse.Namespace) -> None:
     """Validate."""
     validate_corpus(
         args.corpus,
+        image_root=args.image_root,
         expected_records=args.expected_records,
         settings=parse_settings(ValidateSettings, args.settings),
         threads=args.threads,

@@ -23,6 +23,7 @@ logger = logging.getLogger(__name__)
 
 _BLOCK = 4096
 _LOGGED_REJECTS = 50
+_DETAIL_CHARS = 300
 
 # One checked line: number, record or None, problem or None, id as far as known.
 _Checked = tuple[int, Record | None, Problem | None, str | None]
@@ -31,6 +32,7 @@ _Checked = tuple[int, Record | None, Problem | None, str | None]
 def validate_corpus(
     corpus: str | Path,
     *,
+    image_root: str | Path | None = None,
     expected_records: int,
     settings: ValidateSettings,
     threads: int,
@@ -41,7 +43,8 @@ def validate_corpus(
     """Split a raw corpus into good records and explained rejects.
 
     Args:
-        corpus: JSONL file; image paths are relative to its folder.
+        corpus: JSONL file.
+        image_root: folder image paths are relative to; by default the corpus's own.
         expected_records: non-blank physical lines the corpus row declares.
         settings: limits, and the share of rejects that is still acceptable.
         threads: processes that decode images.
@@ -62,7 +65,7 @@ def validate_corpus(
         atomic_path(rejects) as bad_path,
         good_path.open("w", encoding="utf-8", newline="\n") as good,
         bad_path.open("w", encoding="utf-8", newline="\n") as bad,
-        ImageChecker(corpus.parent, settings.max_image_pixels, threads) as checker,
+        ImageChecker(Path(image_root or corpus.parent), settings.max_image_pixels, threads) as checker,
     ):
         raw = iter_raw_lines(corpus, settings.max_line_bytes)
         while block := list(islice(raw, _BLOCK)):
@@ -130,16 +133,25 @@ def _write(checked: _Checked, tally: _Tally, good: TextIO, bad: TextIO) -> None:
     if problem is None:
         raise AssertionError(f"line {number} was neither accepted nor rejected")
     tally.reasons[problem.reason] += 1
+    detail = shorten(problem.detail)
     row = {
         "line": number,
         "id": identity,
         "reason": problem.reason,
-        "detail": problem.detail,
+        "detail": detail,
         "fix": problem.fix,
     }
     bad.write(json.dumps(row, ensure_ascii=False) + "\n")
     if sum(tally.reasons.values()) <= _LOGGED_REJECTS:
-        logger.warning("line %d, id %s: %s (%s)", number, identity, problem.reason, problem.detail)
+        logger.warning("line %d, id %s: %s (%s)", number, identity, problem.reason, detail)
+
+
+def shorten(text: str) -> str:
+    """Return ``text`` with its middle left out where it would flood a log."""
+    if len(text) <= _DETAIL_CHARS:
+        return text
+    half = _DETAIL_CHARS // 2
+    return f"{text[:half]} ... {text[-half:]}"
 
 
 def _judge(

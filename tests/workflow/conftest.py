@@ -1,0 +1,85 @@
+"""One whole demo run, shared by the tests that look at it or plan changes to it."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections import defaultdict
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+class Project:
+    """A working copy of the repository, in which commands run as a user's would."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.demo_output = ""
+        self.demo_log = ""
+
+    def run(self, *command: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+        environment = dict(os.environ)
+        environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"
+        result = subprocess.run(
+            command, cwd=self.path, env=environment, capture_output=True, text=True, check=False
+        )
+        if check:
+            assert result.returncode == 0, f"{command}\n{result.stdout}\n{result.stderr}"
+        return result
+
+    def plan(self, *arguments: str) -> dict[str, list[str]]:
+        """Return the jobs of a dry run: rule name to the wildcards of each job."""
+        result = self.run("snakemake", "--profile", "profiles/default", "--dry-run", *arguments)
+        jobs = defaultdict(list)
+        blocks = re.split(r"^(?=(?:local)?rule \w+:$)", result.stdout, flags=re.MULTILINE)
+        for block in blocks[1:]:
+            name = re.match(r"(?:local)?rule (\w+):", block).group(1)
+            wildcards = re.search(r"^    wildcards: (.*)$", block, flags=re.MULTILINE)
+            jobs[name].append(wildcards.group(1) if wildcards else "")
+        jobs.pop("all", None)
+        return dict(jobs)
+
+    @contextmanager
+    def edited(self, name: str, old: str, new: str):
+        """Replace text in a file for the length of a test."""
+        path = self.path / name
+        before = path.read_text(encoding="utf-8")
+        stat = path.stat()
+        assert before.count(old) >= 1, f"{old!r} is not in {name}"
+        path.write_text(before.replace(old, new, 1), encoding="utf-8")
+        try:
+            yield
+        finally:
+            path.write_text(before, encoding="utf-8")
+            os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+
+
+def copy_repository(target: Path) -> Project:
+    """Copy what git would: tracked files, and new ones that are not ignored."""
+    listing = subprocess.run(
+        ["git", "ls-files", "-co", "--exclude-standard"],
+        cwd=ROOT,
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    for name in listing.stdout.splitlines():
+        if (ROOT / name).is_file():
+            (target / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, target / name)
+    return Project(target)
+
+
+@pytest.fixture(scope="session")
+def demo(tmp_path_factory) -> Project:
+    """A fresh copy in which the whole demo has run."""
+    project = copy_repository(tmp_path_factory.mktemp("demo"))
+    result = project.run(sys.executable, "scripts/run_demo.py")
+    project.demo_output = result.stdout
+    project.demo_log = result.stdout + result.stderr
+    return project
