@@ -18,8 +18,9 @@ Facts = dict[str, Any]
 Manifest = Mapping[str, Any]
 
 _DATASET_FACTS: dict[str, tuple[str, Callable[[Manifest], Any]]] = {
-    "records": ("records in the training set", lambda m: m["counts"].get("records")),
-    "ids": ("image ids, in order", lambda m: m["details"].get("ids_sha256")),
+    "records": ("records in the training set", lambda m: m["details"].get("records")),
+    "ids": ("ids, in order", lambda m: m["details"].get("ids_sha256")),
+    "images": ("image of each id", lambda m: m["details"].get("images_sha256")),
     "questions": ("question of each id", lambda m: m["details"].get("questions_sha256")),
 }
 _STAGE_FACTS: dict[str, tuple[str, Callable[[Manifest], Any]]] = {
@@ -50,6 +51,9 @@ def arm_facts(inputs: ComparisonInputs, arm: ArmInputs) -> dict[str, tuple[str, 
         manifest = read_manifest(arm.dataset_manifest)
         for name, (text, read) in _DATASET_FACTS.items():
             facts[f"dataset.{name}"] = (text, read(manifest))
+        if arm.identical_to is not None or arm.arm in {a.identical_to for a in inputs.arms}:
+            captions = manifest["details"].get("captions_sha256")
+            facts["dataset.captions"] = ("captions of an A/A pair", captions)
     runs = [run for run in inputs.runs if run.arm == arm.arm]
     facts["seeds"] = ("training seeds", sorted(run.seed for run in runs) or None)
     for stage in STAGES:
@@ -72,22 +76,24 @@ def check_contract(inputs: ComparisonInputs) -> list[dict[str, Any]]:
     """Compare every arm with the reference, fact by fact.
 
     Returns:
-        One row a fact and arm: ``arm``, ``fact``, ``description``,
-        ``reference_value``, ``value``, ``ok``.
+        One row a fact and arm: ``arm``, ``reference``, ``fact``,
+        ``description``, ``reference_value``, ``value``, ``ok``.
 
     Raises:
         GateError: naming every violation of an arm that isn't declared unmatched.
     """
-    by_name = {arm.arm: arm for arm in inputs.arms}
-    expected = arm_facts(inputs, by_name[inputs.reference])
+    facts = {arm.arm: arm_facts(inputs, arm) for arm in inputs.arms}
     rows = []
     for arm in inputs.challengers:
-        found = arm_facts(inputs, arm)
-        for fact, (text, reference_value) in expected.items():
-            value = found.get(fact, (text, None))[1]
+        other = arm.identical_to or inputs.reference
+        for fact, (text, value) in facts[arm.arm].items():
+            reference_value = facts[other].get(fact, (text, None))[1]
+            if fact == "dataset.captions" and arm.identical_to is None:
+                continue
             rows.append(
                 {
                     "arm": arm.arm,
+                    "reference": other,
                     "fact": fact,
                     "description": text,
                     "reference_value": reference_value,
@@ -106,7 +112,7 @@ def _require(inputs: ComparisonInputs, rows: list[dict[str, Any]]) -> None:
         return
     lines = [
         f"  {row['arm']}: {row['description']} is {_show(row['value'])}, "
-        f"but {_show(row['reference_value'])} in {inputs.reference}"
+        f"but {_show(row['reference_value'])} in {row['reference']}"
         for row in broken
     ]
     raise GateError(

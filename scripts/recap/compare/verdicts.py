@@ -37,8 +37,8 @@ def points(value: float, *, sign: bool = False) -> str:
 
 
 def percent(share: float) -> str:
-    """Return a share as a percentage without needless zeros, such as ``95 %``."""
-    return f"{100 * share:.4g} %"
+    """Return a share as a percentage without needless zeros, such as ``95%``."""
+    return f"{100 * share:.4g}%"
 
 
 def p_text(value: float) -> str:
@@ -61,6 +61,12 @@ def sentence(row: Mapping[str, Any], confidence: float) -> str:
         f"{interval_text(row['interval'])}"
     )
     effect = points(row["minimum_detectable_effect"])
+    if row["changed_answers"]["count"] == 0:
+        answers = row["changed_answers"]["answers"]
+        return (
+            f"{row['arm']} and {row['reference']} gave the same {answers} "
+            f"answers on {row['benchmark']}; effects below {effect} points could not be seen."
+        )
     if row["verdict"] == "not distinguishable":
         return f"{head} at a minimum detectable effect of {effect} points ({size})."
     p_value = f"adjusted p {p_text(row['p_adjusted'])}"
@@ -91,6 +97,16 @@ def stand_in_sentence(stand_ins: Sequence[str], notes: str) -> str:
     return f"{head} {notes}".strip()
 
 
+def verdict_line(document: Mapping[str, Any]) -> str:
+    """Return warning, verdict and its scope as one line, for the end of a run."""
+    parts = [document["headline"]]
+    if len(document["seeds"]) < 3:
+        parts.append(document["scope"])
+    if document["warning"]:
+        parts.append(document["warning"])
+    return " ".join(" ".join(parts).split())
+
+
 def headline(document: Mapping[str, Any]) -> str:
     """Return the verdict of a comparison document in one sentence, without line breaks."""
     rows = [row for row in document["comparisons"] if not row["identical_pair"]]
@@ -98,6 +114,7 @@ def headline(document: Mapping[str, Any]) -> str:
         return f"Nothing was compared: {document['reference']} is the only arm."
     found = [row for row in rows if row["verdict"] != "not distinguishable"]
     reference = document["reference"]
+    level = f"{percent(document['settings']['confidence'])} interval"
     if len(rows) == 1:
         return sentence(rows[0], document["settings"]["confidence"])
     if not found:
@@ -106,11 +123,16 @@ def headline(document: Mapping[str, Any]) -> str:
             f"None of {len(rows)} comparisons with {reference} is distinguishable at minimum "
             f"detectable effects of {points(min(effects))} to {points(max(effects))} points."
         )
-    parts = [
-        f"{row['arm']} is {row['verdict']} on {row['benchmark']} "
-        f"({points(row['difference'], sign=True)} points, {interval_text(row['interval'])})"
-        for row in found
-    ]
+    groups: dict[tuple[str, str], list[str]] = {}
+    for row in found:
+        difference = points(row["difference"], sign=True)
+        size = f"{difference} points, {level} {interval_text(row['interval'])}"
+        groups.setdefault((row["arm"], row["verdict"]), []).append(f"{row['benchmark']} ({size})")
+    parts = [f"{arm} is {verdict} on {_and(names)}" for (arm, verdict), names in groups.items()]
     rest = len(rows) - len(found)
-    tail = f"; the other {rest} not distinguishable" if rest else ""
+    tail = f"; {rest} of {len(rows)} comparisons are not distinguishable" if rest else ""
     return f"Compared with {reference}: {'; '.join(parts)}{tail}."
+
+
+def _and(names: Sequence[str]) -> str:
+    return ", ".join(names[:-1]) + " and " * (len(names) > 1) + names[-1]

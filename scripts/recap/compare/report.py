@@ -1,0 +1,120 @@
+"""From command-line values to files: the report as a pipeline step."""
+
+import logging
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..errors import RecapError
+from ..io import read_json, write_text
+from ..manifest import write_manifest
+from ..settings import ReportSettings
+from .inputs import load_inputs
+from .page import ReportSources, page_context, render_page
+from .run import read_settings
+from .scores import load_scores
+from .templating import text_environment
+from .verdicts import verdict_line
+
+logger = logging.getLogger(__name__)
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class ReportRequest:
+    """The files of one report; see ``build_report.py --help``."""
+
+    inputs: Path
+    comparison: Path
+    settings: str
+    out: Path
+    training_analysis: Path
+    summary: Path
+    gallery: tuple[Path, ...] = ()
+    image_root: Path | None = None
+    eval_image_root: Path | None = None
+    verdict: Path | None = None
+    manifest: Path | None = None
+
+
+def build_report(request: ReportRequest) -> None:
+    """Write the page, the two Markdown files and the verdict.
+
+    Raises:
+        RecapError: if a file is missing or belongs to another experiment.
+        GateError: if losses of different stages are mixed, or a funnel does
+            not add up.
+    """
+    started = time.time()
+    sources = _load(request)
+    context = page_context(sources)
+    write_text(request.out, render_page(context))
+    texts = text_environment()
+    context["stages"] = [{**stage, "arms": _by_arm(stage["rows"])} for stage in context["stages"]]
+    for path, name in (
+        (request.training_analysis, "training_analysis.md.j2"),
+        (request.summary, "summary.md.j2"),
+    ):
+        write_text(path, texts.get_template(name).render(context))
+    outputs = {
+        "page": request.out,
+        "training_analysis": request.training_analysis,
+        "summary": request.summary,
+    }
+    if request.verdict is not None:
+        write_text(request.verdict, verdict_line(sources.document) + "\n")
+        outputs["verdict"] = request.verdict
+    logger.info("%s: %d bytes", request.out, request.out.stat().st_size)
+    if request.manifest is not None:
+        write_manifest(
+            request.manifest,
+            stage="report",
+            inputs={"inputs": request.inputs, "comparison": request.comparison},
+            outputs=outputs,
+            settings=sources.settings.model_dump(),
+            counts={"comparisons": len(sources.document["comparisons"])},
+            started=started,
+        )
+
+
+def _load(request: ReportRequest) -> ReportSources:
+    inputs = load_inputs(request.inputs)
+    document = read_json(request.comparison)
+    arms = [arm["arm"] for arm in document.get("arms", [])]
+    if (document.get("experiment"), arms) != (inputs.experiment, inputs.arm_names):
+        raise RecapError(
+            f"{request.comparison} is about {document.get('experiment')} with arms {arms}, but "
+            f"{request.inputs} about {inputs.experiment} with {inputs.arm_names}; compare again"
+        )
+    return ReportSources(
+        inputs=inputs,
+        document=document,
+        scores={b.name: load_scores(inputs, b.name) for b in inputs.benchmarks},
+        settings=read_settings(ReportSettings, request.settings),
+        gallery=request.gallery,
+        image_root=request.image_root,
+        eval_image_root=request.eval_image_root,
+    )
+
+
+def _by_arm(rows: list[Row]) -> list[Row]:
+    """Return each arm's mean over its seeds, within one stage."""
+    arms: dict[str, list[Row]] = {}
+    for row in rows:
+        arms.setdefault(row["arm"], []).append(row)
+    return [
+        {
+            "arm": arm,
+            "seeds": len(members),
+            "first": float(np.mean([row["first_loss"] for row in members])),
+            "tail": float(np.mean([row["tail_loss"] for row in members])),
+            "spread": float(np.std([row["tail_loss"] for row in members], ddof=1))
+            if len(members) > 1
+            else None,
+            "spikes": sum(row["spikes"] for row in members),
+        }
+        for arm, members in arms.items()
+    ]

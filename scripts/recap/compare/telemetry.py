@@ -1,0 +1,124 @@
+"""Training curves: read by stage, so that a stage only ever meets itself."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..errors import GateError, RecapError
+from ..io import read_jsonl
+from ..manifest import read_manifest
+from .inputs import STAGES, ComparisonInputs, RunInputs, Stage
+
+Row = dict[str, Any]
+SPIKE_FACTOR = 3.0
+
+
+def stage_curves(inputs: ComparisonInputs) -> dict[Stage, list[Row]]:
+    """Return each stage's curves, in the order of arms and seeds.
+
+    Returns:
+        Stage to curves; a curve has ``arm``, ``seed`` and lists of equal
+        length ``step``, ``loss``, ``grad_norm``, ``learning_rate``.
+
+    Raises:
+        GateError: if a run's manifest names another stage than its telemetry
+            is filed under: losses of different stages are never compared.
+        RecapError: if a row lacks a value.
+    """
+    curves: dict[Stage, list[Row]] = {}
+    for stage in STAGES:
+        runs = [run for run in inputs.runs if stage in run.telemetry]
+        order = {arm: index for index, arm in enumerate(inputs.arm_names)}
+        runs.sort(key=lambda run: (order[run.arm], run.seed))
+        if runs:
+            curves[stage] = [_curve(run, stage) for run in runs]
+    return curves
+
+
+def _curve(run: RunInputs, stage: Stage) -> Row:
+    _require_stage(run, stage)
+    rows = read_jsonl(run.telemetry[stage])
+    names = ("step", "loss", "grad_norm", "learning_rate")
+    for number, row in enumerate(rows, start=1):
+        missing = [name for name in names if row.get(name) is None]
+        if missing:
+            path = run.telemetry[stage]
+            raise RecapError(f"{path}, row {number}: lacks {', '.join(missing)}")
+    if not rows:
+        raise GateError(f"{run.telemetry[stage]}: no update was logged")
+    columns = {name: [row[name] for row in rows] for name in names}
+    return {"arm": run.arm, "seed": run.seed, **columns}
+
+
+def _require_stage(run: RunInputs, stage: Stage) -> None:
+    if stage not in run.manifests:
+        return
+    manifest = read_manifest(run.manifests[stage])
+    stated = manifest.get("details", {}).get("stage", stage)
+    if stated != stage:
+        raise GateError(
+            f"{run.manifests[stage]}: describes stage {stated}, but is filed under {stage}; "
+            "losses of different stages are never compared"
+        )
+
+
+def curve_summary(curve: Row) -> Row:
+    """Return first and last loss, means, largest gradient norm, and spikes.
+
+    ``tail_loss`` is the mean over the last tenth of the logged updates. A
+    spike is a loss above three times the median of the run.
+    """
+    loss = np.array(curve["loss"], dtype=np.float64)
+    norms = np.array(curve["grad_norm"], dtype=np.float64)
+    tail = max(1, loss.size // 10)
+    return {
+        "arm": curve["arm"],
+        "seed": curve["seed"],
+        "updates": int(curve["step"][-1]),
+        "first_loss": float(loss[0]),
+        "last_loss": float(loss[-1]),
+        "tail_loss": float(loss[-tail:].mean()),
+        "lowest_loss": float(loss.min()),
+        "highest_grad_norm": float(norms.max()),
+        "spikes": int(np.count_nonzero(loss > SPIKE_FACTOR * np.median(loss))),
+    }
+
+
+def gate_rows(inputs: ComparisonInputs) -> list[Row]:
+    """Return every gate of every run, passed or not.
+
+    Rows carry ``arm``, ``seed``, ``gate``, ``value``, ``bound``, ``passed``.
+
+    Gates come from each stage's manifest or the ``gates.json`` beside it, and
+    from the reports on adapter, merge and parity.
+    """
+    rows = []
+    for run in inputs.runs:
+        sources: list[tuple[str, Path]] = []
+        for stage, manifest in run.manifests.items():
+            sources.append((stage, manifest.with_name("gates.json")))
+        named = (("adapter", run.check), ("merge", run.merge), ("parity", run.parity))
+        sources += [(name, path) for name, path in named if path is not None]
+        for source, path in sources:
+            if path.is_file():
+                rows += [{"arm": run.arm, "seed": run.seed, **row} for row in _gates(source, path)]
+    return rows
+
+
+def _gates(source: str, path: Path) -> list[Row]:
+    """Read ``{"passed", "gates": [...]}``, or one overall gate where there is no list."""
+    document = read_manifest(path)
+    listed = document.get("gates")
+    if isinstance(listed, list):
+        return [
+            {
+                "gate": f"{source}: {str(gate['name']).replace('_', ' ')}",
+                "value": gate.get("value"),
+                "bound": gate.get("bound", ""),
+                "passed": bool(gate["passed"]),
+            }
+            for gate in listed
+        ]
+    passed = document.get("passed", document.get("ok"))
+    return [{"gate": source, "value": None, "bound": "", "passed": passed}]

@@ -1,0 +1,67 @@
+"""Jinja templates with escaping always on and undefined names refused."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from .verdicts import interval_text, p_text, percent, points
+
+_FOLDER = Path(__file__).parent / "templates"
+
+
+def environment() -> Environment:
+    """Return the environment of the page: every value is escaped for HTML."""
+    return _environment(autoescape=True)
+
+
+def text_environment() -> Environment:
+    """Return the environment of the Markdown files, whose values are numbers and names."""
+    return _environment(autoescape=False)
+
+
+def _environment(*, autoescape: bool) -> Environment:
+    result = Environment(
+        loader=FileSystemLoader(_FOLDER),
+        autoescape=autoescape,  # noqa: S701 (off for Markdown alone)
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    result.filters |= {
+        "points": points,
+        "signed": lambda value: points(value, sign=True),
+        "interval": interval_text,
+        "plain_interval": lambda value: interval_text(value, sign=False),
+        "percent": percent,
+        "share": lambda value: f"{100 * value:.1f}%",
+        "p": p_text,
+        "count": lambda value: f"{value:,}".replace(",", "\u202f"),
+        "decimals": lambda value: "–" if value is None else f"{value:.3f}",
+        "shown": shown,
+        "pretty": lambda value: json.dumps(value, indent=2, ensure_ascii=False, sort_keys=True),
+        "hours": hours,
+    }
+    return result
+
+
+def shown(value: Any) -> str:
+    """Return a value of a table cell; hashes are cut to ten characters."""
+    if value is None:
+        return "not recorded"
+    if isinstance(value, list):
+        return ", ".join(map(shown, value))
+    if isinstance(value, str) and len(value) == 64:
+        return value[:10]
+    return str(value)
+
+
+def hours(seconds: float) -> str:
+    """Return a time as seconds, minutes or hours, whichever reads best."""
+    if seconds < 120:
+        return f"{seconds:.1f} s"
+    if seconds < 7200:
+        return f"{seconds / 60:.1f} min"
+    return f"{seconds / 3600:.1f} h"

@@ -1,0 +1,215 @@
+"""A small experiment on disk, in the files the other stages write.
+
+Arms ``baseline`` and ``blip2_enhanced`` (and on request an A/A twin of the
+reference); answers have a known effect: ``effect`` is the chance that the
+enhanced arm turns a wrong answer right.
+"""
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from recap.hashing import digest_json
+
+TYPES = ("brand", "color", "number", "what", "other")
+CAPTION = "Totally <script>alert('x')</script> & \"quoted\" free shipping"
+
+
+@dataclass
+class Experiment:
+    """Knobs of the experiment; ``write`` makes the files and returns the inputs' path."""
+
+    root: Path
+    seeds: tuple[int, ...] = (1, 2)
+    questions: int = 60
+    effect: float = 0.0
+    twin: bool = False
+    benchmarks: tuple[str, ...] = ("textvqa_ocr",)
+    stand_ins: tuple[str, ...] = ("micro_gemma", "micro_clip")
+    arms: list[str] = field(default_factory=lambda: ["baseline", "blip2_enhanced"])
+
+    def __post_init__(self) -> None:
+        if self.twin:
+            self.arms.append("baseline_twin")
+
+    def write(self) -> Path:
+        document = {
+            "experiment": "demo",
+            "title": "Does the recipe help?",
+            "scale": "demo",
+            "notes": "Micro models, trained for seconds.",
+            "stand_ins": list(self.stand_ins),
+            "reference": "baseline",
+            "arms": [self._arm(arm) for arm in self.arms],
+            "seeds": list(self.seeds),
+            "runs": [self._run(arm, seed) for arm in self.arms for seed in self.seeds],
+            "benchmarks": [
+                {"name": name, "protocol": {"kind": "textvqa", "ocr_tokens": "noocr" not in name}}
+                for name in self.benchmarks
+            ],
+            "evaluations": [
+                self._evaluation(arm, seed, name)
+                for name in self.benchmarks
+                for arm in self.arms
+                for seed in self.seeds
+            ],
+            "perf": [self._perf(arm) for arm in self.arms],
+            "settings": {"train": {"pretrain": {"global_batch_size": 8}}},
+            "commands": ["snakemake --config experiment=demo"],
+        }
+        self._images()
+        return self._json("comparison_inputs.json", document)
+
+    def gallery(self) -> Path:
+        rows = [
+            {
+                "id": f"{number:05d}",
+                "image": f"images/img{number}.png",
+                "original_text": CAPTION if number == 0 else f"old caption {number}",
+                "new_text": f"a picture with shape {number}",
+                "kept": number != 1,
+            }
+            for number in range(3)
+        ]
+        return self._jsonl("gallery.jsonl", rows)
+
+    def edit(self, name: str, change: Any) -> None:
+        path = self.root / name
+        document = json.loads(path.read_text())
+        change(document)
+        path.write_text(json.dumps(document))
+
+    def _json(self, name: str, value: Any) -> Path:
+        path = self.root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(value))
+        return path
+
+    def _jsonl(self, name: str, rows: list[dict[str, Any]]) -> Path:
+        path = self.root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        return path
+
+    def _images(self) -> None:
+        (self.root / "images").mkdir(exist_ok=True)
+        for number in range(self.questions // 2 + 3):
+            color = (40 * number % 256, 90 * number % 256, 200)
+            Image.new("RGB", (320, 240), color).save(self.root / f"images/img{number}.png")
+
+    def _arm(self, arm: str) -> dict[str, Any]:
+        captions = "old" if arm.startswith("baseline") else "new"
+        manifest = {
+            "settings": {},
+            "counts": {"records_in": 64, "records_out": 64},
+            "inputs": {},
+            "details": {
+                "records": 64,
+                "ids_sha256": digest_json("ids"),
+                "images_sha256": digest_json("images"),
+                "questions_sha256": digest_json("questions"),
+                "captions_sha256": digest_json(captions),
+            },
+        }
+        stages = [
+            ("validate", None, 100, 90),
+            ("select", "words_num_filter", 90, 80),
+            ("select", "image_shape_filter", 80, 70),
+            ("match", None, 70, 64),
+        ]
+        funnel = {
+            "arm": arm,
+            "stages": [
+                {"stage": s, "operator": o, "records_in": i, "records_out": k, "rejected": i - k}
+                for s, o, i, k in stages
+            ],
+            "rejects_by_reason": {"malformed_json": 4, "missing_image": 6},
+        }
+        return {
+            "arm": arm,
+            "description": f"the {arm} recipe",
+            "dataset_manifest": str(self._json(f"arms/{arm}/train.manifest.json", manifest)),
+            "funnel": str(self._json(f"arms/{arm}/funnel.json", funnel)),
+            "identical_to": "baseline" if arm == "baseline_twin" else None,
+        }
+
+    def _run(self, arm: str, seed: int) -> dict[str, Any]:
+        folder = f"runs/{arm}/seed{seed}"
+        rng = np.random.default_rng([seed, self.arms.index(arm) % 2])
+        run: dict[str, Any] = {"arm": arm, "seed": seed, "telemetry": {}, "manifests": {}}
+        for stage, updates, start in (("pretrain", 8, 7.0), ("finetune", 10, 4.0)):
+            rows = [
+                {
+                    "step": step,
+                    "loss": float(start * np.exp(-step / 6) + 1 + 0.1 * rng.normal()),
+                    "grad_norm": float(2 * np.exp(-step / 8) + 0.05 * rng.random()),
+                    "learning_rate": 1e-3 * step / updates,
+                }
+                for step in range(1, updates + 1)
+            ]
+            run["telemetry"][stage] = str(self._jsonl(f"{folder}/{stage}/telemetry.jsonl", rows))
+            manifest = {
+                "stage": "train",
+                "seed": seed,
+                "settings": {"global_batch_size": 8, "micro_batch_size": 2, "learning_rate": 1e-3},
+                "counts": {"updates": updates, "samples": 8 * updates},
+                "inputs": {"data": {"sha256": digest_json(stage)}},
+                "details": {"stage": stage},
+                "volatile": {"git_commit": "0" * 40, "wall_seconds": 12.5},
+            }
+            run["manifests"][stage] = str(self._json(f"{folder}/{stage}/manifest.json", manifest))
+        for name in ("check", "merge", "parity"):
+            document = {"passed": True, "gates": [{"name": name, "value": 1, "passed": True}]}
+            run[name] = str(self._json(f"{folder}/{name}.json", document))
+        return run
+
+    def _evaluation(self, arm: str, seed: int, benchmark: str) -> dict[str, Any]:
+        rng = np.random.default_rng([5, seed, self.benchmarks.index(benchmark)])
+        right = rng.random(self.questions) < 0.4
+        lucky = rng.random(self.questions) < self.effect
+        if not arm.startswith("baseline"):
+            right = right | lucky
+        rows = [
+            {
+                "question_id": f"img{number // 2}",
+                "image_id": f"img{number // 2}",
+                "question": f"what is written on sign {number}?",
+                "prediction": "Nike" if right[number] else f"no idea {number % 7}",
+                "normalized": "nike" if right[number] else f"no idea {number % 7}",
+                "accuracy": 1.0 if right[number] else 0.0,
+                "question_type": TYPES[number % 5],
+                "has_ocr": number % 3 == 0,
+            }
+            for number in range(self.questions)
+        ]
+        folder = f"eval/{arm}/seed{seed}/{benchmark}"
+        score = {
+            "benchmark": benchmark,
+            "accuracy": round(100 * float(right.mean()), 2),
+            "n": self.questions,
+            "simulated": False,
+            "degenerate": False,
+        }
+        return {
+            "arm": arm,
+            "seed": seed,
+            "benchmark": benchmark,
+            "score": str(self._json(f"{folder}/score.json", score)),
+            "scores": str(self._jsonl(f"{folder}/scores.jsonl", rows)),
+        }
+
+    def _perf(self, arm: str) -> dict[str, Any]:
+        figures = {
+            "stage": "train",
+            "unit": "samples",
+            "items": 80,
+            "wall_seconds": 12.5,
+            "items_per_second": 6.4,
+            "peak_rss_mib": 900.0,
+        }
+        path = self._json(f"perf/finetune/{arm}.json", figures)
+        return {"label": f"finetune {arm} seed 1", "path": str(path)}

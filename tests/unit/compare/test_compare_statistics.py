@@ -1,0 +1,241 @@
+"""Statistics against closed forms, scipy, and simulated data of known truth."""
+
+import time
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from recap.compare.resampling import (
+    CrossedTable,
+    bootstrap_means,
+    crossed_interval,
+    crossed_spread,
+    crossed_table,
+    pigeonhole_interval,
+)
+from recap.compare.significance import (
+    crossed_p_value,
+    holm,
+    mcnemar,
+    minimum_detectable_effect,
+    permutation_p_value,
+)
+
+
+def simulate(
+    rng: np.random.Generator,
+    *,
+    seeds: int,
+    images: int,
+    effect: float = 0.0,
+    seed_sd: float = 0.0,
+    image_sd: float = 0.0,
+    noise_sd: float = 1.0,
+) -> CrossedTable:
+    sizes = rng.integers(1, 3, images)
+    of_seed = seed_sd * rng.normal(size=(seeds, 1))
+    of_image = image_sd * rng.normal(size=images)
+    noise = noise_sd * rng.normal(size=(seeds, images)) * np.sqrt(sizes)
+    sums = (effect + of_seed + of_image) * sizes + noise
+    return CrossedTable(sums=sums, sizes=sizes.astype(float))
+
+
+def binomial_bounds(count: int, probability: float) -> tuple[float, float]:
+    """Return shares within four standard deviations; seeds are fixed, so no flakes."""
+    deviation = 4 * np.sqrt(probability * (1 - probability) / count)
+    return probability - deviation, probability + deviation
+
+
+def test_table_adds_up_questions_of_an_image() -> None:
+    values = np.array([[1.0, 2.0, 4.0, 8.0]])
+    table = crossed_table(values, np.array([0, 1, 0, 1]))
+    assert table.sums.tolist() == [[5.0, 10.0]]
+    assert table.sizes.tolist() == [2.0, 2.0]
+    assert table.mean == 3.75
+
+
+def test_one_seed_one_question_an_image_is_the_textbook_standard_error() -> None:
+    values = np.random.default_rng(1).normal(size=(1, 50))
+    spread = crossed_spread(crossed_table(values, np.arange(50)))
+    assert spread.standard_error == pytest.approx(stats.sem(values[0]))
+    assert spread.degrees_of_freedom == pytest.approx(49)
+    mean = float(values.mean())
+    expected = stats.ttest_1samp(values[0], 0).pvalue
+    assert crossed_p_value(mean, spread) == pytest.approx(expected)
+
+
+def test_seed_only_variation_is_the_standard_error_of_seed_means() -> None:
+    offsets = np.array([-2.0, 1.0, 4.0])
+    table = CrossedTable(sums=np.repeat(offsets[:, None], 40, axis=1), sizes=np.ones(40))
+    spread = crossed_spread(table)
+    assert spread.image_variance == pytest.approx(0)
+    assert spread.standard_error == pytest.approx(stats.sem(offsets))
+    assert spread.degrees_of_freedom == pytest.approx(2)
+
+
+def test_clustering_counts_repeated_questions_once() -> None:
+    rng = np.random.default_rng(3)
+    single = rng.normal(size=(1, 80))
+    alone = crossed_spread(crossed_table(single, np.arange(80)))
+    doubled = crossed_spread(crossed_table(np.repeat(single, 2, axis=1), np.repeat(range(80), 2)))
+    assert doubled.standard_error == pytest.approx(alone.standard_error)
+
+
+def test_variance_components_are_unbiased_enough() -> None:
+    rng = np.random.default_rng(4)
+    truth = {"seed_sd": 0.4, "image_sd": 0.5, "noise_sd": 1.0}
+    tables = [simulate(rng, seeds=3, images=60, **truth) for _ in range(1500)]
+    estimated = np.mean([crossed_spread(table).standard_error ** 2 for table in tables])
+    actual = np.var([table.mean for table in tables])
+    assert estimated == pytest.approx(actual, rel=0.12)
+
+
+def test_bootstrap_agrees_with_the_closed_form() -> None:
+    table = simulate(np.random.default_rng(5), seeds=2, images=400, image_sd=0.5)
+    means = bootstrap_means(table, 4000, seed=7).mean(axis=1)
+    assert means.std() == pytest.approx(np.sqrt(crossed_spread(table).image_variance), rel=0.05)
+    assert means.mean() == pytest.approx(table.mean, abs=4 * means.std() / np.sqrt(4000))
+
+
+def test_bootstrap_agrees_with_scipy() -> None:
+    values = np.random.default_rng(6).exponential(size=300)
+    table = crossed_table(values[None], np.arange(300))
+    low, high = crossed_interval(table, confidence=0.95, samples=4000, seed=1)
+    expected = stats.bootstrap(
+        (values,), np.mean, n_resamples=4000, method="percentile", rng=np.random.default_rng(2)
+    ).confidence_interval
+    width = expected.high - expected.low
+    assert low == pytest.approx(expected.low, abs=0.05 * width)
+    assert high == pytest.approx(expected.high, abs=0.05 * width)
+
+
+@pytest.mark.parametrize(
+    ("seeds", "seed_sd", "lowest"),
+    [(1, 0.0, 0.95), (2, 0.0, 0.95), (3, 0.0, 0.95), (3, 0.1, 0.935), (3, 0.5, 0.91)],
+)
+def test_interval_covers_the_truth(seeds: int, seed_sd: float, lowest: float) -> None:
+    rng = np.random.default_rng(100 + seeds)
+    repeats, covered = 1200, 0
+    for repeat in range(repeats):
+        table = simulate(rng, seeds=seeds, images=80, effect=1.0, seed_sd=seed_sd, image_sd=0.3)
+        low, high = crossed_interval(table, confidence=0.95, samples=300, seed=repeat)
+        covered += low <= 1.0 <= high
+    assert covered / repeats >= binomial_bounds(repeats, lowest)[0]
+    assert covered / repeats <= 0.995
+
+
+def test_plain_pigeonhole_interval_fails_with_two_seeds_and_ours_does_not() -> None:
+    """The reason why the interval isn't the plain percentile one."""
+    rng = np.random.default_rng(9)
+    repeats, plain, ours = 300, 0, 0
+    for repeat in range(repeats):
+        table = simulate(rng, seeds=2, images=60, seed_sd=0.5, image_sd=0.3)
+        choice = {"confidence": 0.95, "samples": 300, "seed": repeat}
+        low, high = pigeonhole_interval(table, **choice)
+        plain += low <= 0 <= high
+        low, high = crossed_interval(table, **choice)
+        ours += low <= 0 <= high
+    assert plain / repeats < 0.8
+    assert ours / repeats > 0.82
+
+
+def test_interval_is_deterministic_and_depends_on_the_seed() -> None:
+    table = simulate(np.random.default_rng(10), seeds=2, images=100)
+    choice = {"confidence": 0.95, "samples": 500}
+    assert crossed_interval(table, seed=3, **choice) == crossed_interval(table, seed=3, **choice)
+    assert crossed_interval(table, seed=3, **choice) != crossed_interval(table, seed=4, **choice)
+
+
+def test_exact_permutation_matches_scipy() -> None:
+    values = np.array([3.0, -1.0, 2.5, 4.0, -0.5, 1.5, 2.0])
+    table = crossed_table(values[None], np.arange(7))
+    expected = stats.permutation_test(
+        (values, np.zeros(7)),
+        lambda x, y, axis: np.abs(np.mean(x - y, axis=axis)),
+        permutation_type="samples",
+        vectorized=True,
+        alternative="greater",
+        n_resamples=np.inf,
+    ).pvalue
+    assert permutation_p_value(table, samples=100, seed=0) == pytest.approx(expected)
+
+
+def test_random_permutation_approaches_the_exact_value() -> None:
+    values = np.random.default_rng(11).normal(0.5, 1, size=13)
+    exact = permutation_p_value(crossed_table(values[None], np.arange(13)), samples=1, seed=0)
+    # A tiny fourteenth image pushes it over the limit of enumeration and changes nothing.
+    wider = np.append(values, 1e-9)
+    drawn = permutation_p_value(crossed_table(wider[None], np.arange(14)), samples=40_000, seed=1)
+    assert drawn == pytest.approx(exact, abs=4 * np.sqrt(exact * (1 - exact) / 40_000))
+
+
+def test_null_p_values_are_uniform() -> None:
+    rng = np.random.default_rng(12)
+    p_values = [
+        permutation_p_value(simulate(rng, seeds=1, images=60), samples=400, seed=i)
+        for i in range(400)
+    ]
+    assert stats.kstest(p_values, "uniform").pvalue > 0.01
+    low, high = binomial_bounds(400, 0.05)
+    assert low <= np.mean(np.array(p_values) <= 0.05) <= high
+
+
+def test_equal_answers_have_no_p_value_below_one() -> None:
+    table = CrossedTable(sums=np.zeros((2, 30)), sizes=np.ones(30))
+    assert permutation_p_value(table, samples=100, seed=0) == 1.0
+    assert crossed_p_value(0.0, crossed_spread(table)) == 1.0
+    assert crossed_interval(table, confidence=0.95, samples=100, seed=0) == (0.0, 0.0)
+
+
+def test_mcnemar_is_the_binomial_test_of_discordant_pairs() -> None:
+    first = np.array([True] * 9 + [False] * 2 + [True] * 5)
+    second = np.array([False] * 9 + [True] * 2 + [True] * 5)
+    only_first, only_second, p_value = mcnemar(first, second)
+    assert (only_first, only_second) == (9, 2)
+    assert p_value == pytest.approx(2 * stats.binom.cdf(2, 11, 0.5))
+    assert mcnemar(first, first) == (0, 0, 1.0)
+
+
+def test_holm_by_hand() -> None:
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([0.9, 0.8]) == [1.0, 1.0]
+    assert holm([]) == []
+
+
+def test_minimum_detectable_effect_is_found_at_the_stated_power() -> None:
+    rng = np.random.default_rng(13)
+    typical = np.mean(
+        [crossed_spread(simulate(rng, seeds=1, images=100)).standard_error for _ in range(200)]
+    )
+    spread = crossed_spread(simulate(rng, seeds=1, images=100))
+    effect, method = minimum_detectable_effect(spread, clusters=100, alpha=0.05, power=0.8)
+    assert method == "standard error"
+    assert effect / spread.standard_error == pytest.approx(
+        stats.t.ppf(0.975, 99) + stats.t.ppf(0.8, 99)
+    )
+    true_effect = effect / spread.standard_error * typical
+    found = 0
+    for _ in range(400):
+        table = simulate(rng, seeds=1, images=100, effect=true_effect)
+        found += crossed_p_value(table.mean, crossed_spread(table)) < 0.05
+    low, high = binomial_bounds(400, 0.8)
+    assert low <= found / 400 <= high
+
+
+def test_without_variation_the_rule_of_three_bounds_the_effect() -> None:
+    spread = crossed_spread(CrossedTable(sums=np.zeros((1, 100)), sizes=np.ones(100)))
+    share, method = minimum_detectable_effect(spread, clusters=100, alpha=0.05, power=0.8)
+    assert method == "rule of three"
+    assert share == pytest.approx(3 / 100, rel=0.03)
+
+
+def test_full_benchmark_takes_seconds() -> None:
+    rng = np.random.default_rng(14)
+    values = 100 * rng.choice([-1, 0, 0, 0, 1], size=(3, 5000)).astype(float)
+    images = np.concatenate([np.arange(3166), rng.permutation(3166)[:1834]])
+    table = crossed_table(values, images)
+    started = time.process_time()
+    crossed_interval(table, confidence=0.95, samples=2000, seed=0)
+    permutation_p_value(table, samples=10_000, seed=0)
+    assert time.process_time() - started < 10
