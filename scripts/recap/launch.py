@@ -100,7 +100,7 @@ def run_experiment(experiment: str) -> None:
         if locks.is_dir() and any(locks.iterdir()):
             logger.warning("the last run was interrupted; finished results are kept")
             snakemake(*common, "--quiet", "all", "--unlock")
-        code = snakemake(*common, "--quiet", "rules", "reason", "host")
+        code = snakemake(*common, "--quiet", "reason", "host")
     if code:
         raise RecapError(
             f"experiment `{experiment}` did not finish (exit code {code}): the failed job's log "
