@@ -1,5 +1,6 @@
 """Full checks of image files before anything else trusts them."""
 
+import struct
 import warnings
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Executor, ProcessPoolExecutor
@@ -9,6 +10,8 @@ from pathlib import Path
 
 # Formats that PIL decodes in-process; others may start outside programs.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
+_PNG = b"\x89PNG\r\n\x1a\n"
+_JPEG = b"\xff\xd8"
 
 
 @dataclass(frozen=True)
@@ -53,23 +56,41 @@ def _decode(path: Path, relative: str, max_pixels: int) -> Problem | None:
         try:
             image = Image.open(path, formats=FORMATS)
         except UnidentifiedImageError:
-            return Problem(
-                "image-format", f"{relative} is none of {', '.join(FORMATS)}", "convert the file"
-            )
+            return _unidentified(path, relative, max_pixels)
         with image:
-            width, height = image.size
-            if width * height > max_pixels:
-                return Problem(
-                    "image-too-large",
-                    f"{relative} is {width} x {height}, above {max_pixels} pixels",
-                    "shrink the file, or raise max_image_pixels",
-                )
+            if problem := _too_large(relative, *image.size, max_pixels):
+                return problem
             try:
                 image.convert("RGB").load()
             except Exception as error:  # decoders raise many types, SyntaxError among them
                 slug = "image-truncated" if "truncated" in str(error) else "image-corrupt"
                 return Problem(slug, f"{relative}: {error}", "fetch the file again")
     return None
+
+
+def _too_large(relative: str, width: int, height: int, max_pixels: int) -> Problem | None:
+    if width * height <= max_pixels:
+        return None
+    return Problem(
+        "image-too-large",
+        f"{relative} is {width} x {height}, above {max_pixels} pixels",
+        "shrink the file, or raise max_image_pixels",
+    )
+
+
+def _unidentified(path: Path, relative: str, max_pixels: int) -> Problem:
+    """Tell a broken image of a known format from a file that is no image."""
+    with path.open("rb") as stream:
+        head = stream.read(24)
+    if head.startswith(_PNG) and len(head) == 24:  # a header without pixels
+        width, height = struct.unpack(">II", head[16:24])
+        if problem := _too_large(relative, width, height, max_pixels):
+            return problem
+    if head.startswith((_PNG, _JPEG)):
+        return Problem("image-truncated", f"{relative} ends in its header", "fetch the file again")
+    return Problem(
+        "image-format", f"{relative} is none of {', '.join(FORMATS)}", "convert the file"
+    )
 
 
 @contextmanager

@@ -18,6 +18,7 @@ from .records import (
 )
 
 _BOM = b"\xef\xbb\xbf"
+_ID_CHARS = 256
 
 
 def iter_raw_lines(path: str | Path, max_bytes: int) -> Iterator[tuple[int, bytes | None]]:
@@ -90,9 +91,10 @@ def _check_id(value: dict[str, Any]) -> tuple[str | None, Problem | None]:
     identity = value["id"]
     if isinstance(identity, bool) or not isinstance(identity, str | int):
         return None, Problem("bad-id", f"`id` is {type(identity).__name__}", fix)
-    if not str(identity).strip() or not str(identity).isprintable():
+    name = str(identity)
+    if not name.strip() or not name.isprintable() or len(name) > _ID_CHARS:
         return None, Problem("bad-id", f"`id` is {identity!r}", fix)
-    return str(identity), None
+    return name, None
 
 
 def _check_text(value: dict[str, Any], settings: ValidateSettings) -> Problem | None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+
 from recap.caption.fingerprint import captioner_fingerprint, describe_captioner, model_digest
 from recap.caption.shard import caption_shard
 from recap.caption.store import CaptionStore
