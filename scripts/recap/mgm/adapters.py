@@ -150,5 +150,3 @@ def load_adapter(model: MGMForCausalLM, adapter_dir: str | Path) -> MGMForCausal
     fill_adapter(model, files.read_tensor_file(find_file(adapter_dir, "adapter_model")))
     load_projector(model, find_file(adapter_dir, "non_lora_trainables"))
     return model.eval()
-
-

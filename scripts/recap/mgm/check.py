@@ -76,9 +76,7 @@ def inspect_adapter(
     sources = open_model_folder(parts.language_model)
     base = {name: source.shape for name, source in sources.items()}
     settings = _collect(failures, lambda: read_adapter_settings(adapter_dir))
-    adapter = _collect(
-        failures, lambda: open_tensor_file(find_file(adapter_dir, "adapter_model"))
-    )
+    adapter = _collect(failures, lambda: open_tensor_file(find_file(adapter_dir, "adapter_model")))
     if adapter is not None:
         result["adapter_tensors"] = len(adapter)
         rank = settings.rank if settings else None
@@ -142,7 +140,9 @@ def _check_tensors(
 
 
 def _guess_rank(adapter: Mapping[str, TensorSource]) -> int:
-    ranks = [s.shape[0] for name, s in adapter.items() if name.endswith("lora_A.weight") and s.shape]
+    ranks = [
+        s.shape[0] for name, s in adapter.items() if name.endswith("lora_A.weight") and s.shape
+    ]
     return ranks[0] if ranks else 1
 
 

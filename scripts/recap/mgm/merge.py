@@ -159,7 +159,9 @@ def _refuse_overwrite(out: Path, inputs: list[Path]) -> None:
     for folder in inputs:
         ours, theirs = out.resolve(), folder.resolve()
         if ours == theirs or ours in theirs.parents or theirs in ours.parents:
-            raise RecapError(f"{out} is, holds or lies in the input {folder}; choose another folder")
+            raise RecapError(
+                f"{out} is, holds or lies in the input {folder}; choose another folder"
+            )
     if not out.exists():
         return
     if not out.is_dir():

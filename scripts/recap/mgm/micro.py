@@ -74,6 +74,7 @@ def write_micro_gemma(folder: Path, *, vocab_size: int, hidden: int = 128, layer
         num_key_value_heads=1,
         head_dim=32,
         max_position_embeddings=2048,
+        initializer_range=0.1,
     )
     GemmaForCausalLM(config).save_pretrained(folder)
 

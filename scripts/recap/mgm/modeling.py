@@ -10,8 +10,8 @@ from transformers.utils import ModelOutput
 
 from ..errors import RecapError
 from .configuration import MGMConfig
-from .convnext import ConvNextTower
 from .conversation import IMAGE_TOKEN_INDEX
+from .convnext import ConvNextTower
 from .generation import greedy_decode
 from .loss import supervised_loss
 from .mining import build_unit, mine_patch_info

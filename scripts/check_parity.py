@@ -1,0 +1,52 @@
+"""Check that a merged MGM answers exactly as its base with the adapter attached."""
+
+import argparse
+from pathlib import Path
+
+from recap.cli import make_parser, run_cli
+from recap.mgm.options import add_parts_options, parse_merge_settings, parts_from_args
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the command line."""
+    options = make_parser(
+        "Compare a merged MGM with base and adapter on image prompts, a blank picture and text "
+        "alone: weights, logits and greedy tokens. A difference ends with 3 and names the module.",
+        "check_parity.py --merged runs/a/merged --adapter runs/a/adapter "
+        "--language-model models/gemma-2b-it --clip models/clip --convnext models/convnext "
+        "--images-root textvqa/images --questions textvqa/questions.jsonl "
+        """--settings '{"dtype": "bfloat16"}' --out runs/a/parity.json""",
+    )
+    options.add_argument("--merged", type=Path, required=True, help="the merged checkpoint")
+    options.add_argument("--adapter", type=Path, required=True, help="folder of the adapter")
+    add_parts_options(options)
+    options.add_argument("--images-root", type=Path, required=True, help="folder of the pictures")
+    options.add_argument(
+        "--questions", type=Path, required=True, help="JSONL with question_id, image, text"
+    )
+    options.add_argument("--settings", default="{}", help="MergeSettings as JSON or a file")
+    options.add_argument("--out", type=Path, required=True, help="JSON report")
+    options.add_argument("--device", help="where to compute; a GPU if there is one")
+    return options
+
+
+def main(args: argparse.Namespace) -> None:
+    """Run the gate."""
+    import torch
+
+    from recap.mgm.parity import check_parity
+
+    check_parity(
+        args.merged,
+        args.adapter,
+        parts_from_args(args),
+        images_root=args.images_root,
+        questions=args.questions,
+        settings=parse_merge_settings(args.settings),
+        out=args.out,
+        device=args.device or ("cuda" if torch.cuda.is_available() else "cpu"),
+    )
+
+
+if __name__ == "__main__":
+    run_cli(main, parser())

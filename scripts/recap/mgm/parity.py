@@ -1,0 +1,245 @@
+"""Does the merged model answer as base plus adapter do?
+
+Three models are compared on the same prompts, all computed in float32:
+
+* ``merged``: the checkpoint as it will be used;
+* ``folded``: base and adapter, loaded from their own files, the update added
+  in memory and rounded to the merged type. Same weights by another path, so it
+  must agree up to float32 noise;
+* ``unmerged``: base with the adapter attached, never rounded. The only
+  difference is the rounding of the merged weights.
+
+Tolerance of ``unmerged``. Each of the K merged maps carries independent
+rounding errors of at most u = eps / 2 relative to its weights, so each adds a
+relative perturbation of about u to the residual stream; independent terms add
+in quadrature, giving u * sqrt(K) of the largest logit. A factor of
+``SAFETY`` covers the amplification by norms and attention. Greedy tokens must
+be equal; they may part only where the two best logits are closer than that
+tolerance, and from there on the texts are no longer comparable.
+"""
+
+import logging
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..errors import GateError
+from ..io import write_json
+from ..settings import MergeSettings
+from .checkpoint import build_model, load_adapter, load_checkpoint, load_tokenizer
+from .configuration import config_from_disk
+from .generation import greedy_decode
+from .localize import first_divergence
+from .lora import iter_lora_layers, merge_adapter
+from .merge import AdapterMerger
+from .modeling import MGMForCausalLM
+from .parts import ModelParts
+from .prompts import ParityPrompt, build_prompts
+from .reference import compare_weights
+from .tensors import open_model_folder, torch_dtype
+
+logger = logging.getLogger(__name__)
+
+FLOAT32_TOLERANCE = 1e-4
+SAFETY = 4.0
+
+
+@dataclass(frozen=True)
+class Trace:
+    """What a model said to one prompt: its tokens, and (steps, vocabulary) logits."""
+
+    tokens: list[int]
+    logits: torch.Tensor
+
+
+def check_parity(
+    merged_dir: str | Path,
+    adapter_dir: str | Path,
+    parts: ModelParts,
+    *,
+    images_root: str | Path,
+    questions: str | Path,
+    settings: MergeSettings,
+    out: str | Path,
+    device: str = "cpu",
+) -> dict[str, Any]:
+    """Compare a merged checkpoint with base and adapter, and write what was found.
+
+    Args:
+        merged_dir: the merged checkpoint.
+        adapter_dir: the adapter it was made from.
+        parts: the base it was made from.
+        images_root: folder of the questions' images.
+        questions: JSONL with ``question_id``, ``image``, ``text``.
+        settings: type of the merged weights, number of prompts, tokens a prompt.
+        out: JSON report to write.
+        device: where to compute.
+
+    Returns:
+        The report.
+
+    Raises:
+        GateError: naming the first diverging module.
+        RecapError: if an input is missing or broken.
+    """
+    config = config_from_disk(merged_dir)
+    prompts = build_prompts(merged_dir, config, images_root, questions, settings.parity_prompts)
+    merger = AdapterMerger(adapter_dir, parts, torch_dtype(settings.dtype))
+    wrong = compare_weights(merger, open_model_folder(merged_dir))
+    reference = _unmerged(adapter_dir, parts, config, settings.dtype, device)
+    count = sum(1 for _ in iter_lora_layers(reference))
+    limit = settings.parity_max_new_tokens
+    unmerged = [trace(reference, prompt, limit) for prompt in prompts]
+    merge_adapter(reference, dtype=torch_dtype(settings.dtype))
+    folded = [trace(reference, prompt, limit) for prompt in prompts]
+    del reference  # one model in memory at a time
+    checkpoint, _ = load_checkpoint(merged_dir, dtype="float32", device=device)
+    merged = [trace(checkpoint, prompt, limit) for prompt in prompts]
+    tolerance = SAFETY * torch.finfo(torch_dtype(settings.dtype)).eps / 2 * math.sqrt(count)
+    report = _judge(prompts, merged, folded, unmerged, tolerance)
+    report["tokenizer_equal"] = _same_tokenizer(merged_dir, parts, prompts)
+    report["wrong_tensors"] = wrong
+    failed = next((i for i, row in enumerate(report["prompts"]) if not row["passed"]), None)
+    report["first_diverging_module"] = str(wrong[0]["module"]) if wrong else None
+    if failed is not None and not wrong:
+        reference = _unmerged(adapter_dir, parts, config, settings.dtype, device)
+        merge_adapter(reference, dtype=torch_dtype(settings.dtype))
+        report["first_diverging_module"] = first_divergence(
+            checkpoint,
+            reference,
+            lambda model: trace(model, prompts[failed], 1),
+            FLOAT32_TOLERANCE,
+        )
+    report["dtype"] = settings.dtype
+    report["passed"] = failed is None and not wrong and report["tokenizer_equal"]
+    write_json(out, report)
+    if not report["passed"]:
+        raise GateError(_message(merged_dir, report))
+    logger.info("%s answers as base plus adapter on %d prompts", merged_dir, len(prompts))
+    return report
+
+
+def _unmerged(
+    adapter_dir: str | Path, parts: ModelParts, config: Any, dtype: str, device: str
+) -> MGMForCausalLM:
+    """Return base plus adapter in float32, everything but the merged maps rounded."""
+    model = build_model(
+        parts,
+        dtype="float32",
+        seed=0,
+        image_aspect_ratio=config.image_aspect_ratio,
+        max_length=config.tokenizer_model_max_length,
+    )
+    return attach_exact(model, adapter_dir, torch_dtype(dtype)).to(device)  # type: ignore[arg-type]
+
+
+@torch.no_grad()
+def attach_exact(
+    model: MGMForCausalLM, adapter_dir: str | Path, dtype: torch.dtype
+) -> MGMForCausalLM:
+    """Attach the adapter to a float32 model; round all but the wrapped maps to ``dtype``."""
+    load_adapter(model, adapter_dir)
+    for name, parameter in model.named_parameters():
+        if "lora_" not in name and "base_layer" not in name:
+            parameter.data = parameter.data.to(dtype).float()
+        else:
+            parameter.data = parameter.data.float()
+    return model
+
+
+@torch.no_grad()
+def trace(model: MGMForCausalLM, prompt: ParityPrompt, max_new_tokens: int) -> Trace:
+    """Decode one prompt greedily and keep the logits of every step."""
+    device = model.get_input_embeddings().weight.device
+    ids = torch.tensor([prompt.input_ids], device=device)  # type: ignore[arg-type]
+    images = None if prompt.image is None else prompt.image.unsqueeze(0).to(device)  # type: ignore[arg-type]
+    batch = model.prepare_inputs(ids, torch.ones_like(ids), images_aux=images, padding_side="left")
+    steps: list[torch.Tensor] = []
+    tokens = greedy_decode(model.language_model, batch, max_new_tokens, (1, 107), steps)
+    return Trace(tokens[0], torch.cat(steps).float().cpu())
+
+
+def _judge(
+    prompts: list[ParityPrompt],
+    merged: list[Trace],
+    folded: list[Trace],
+    unmerged: list[Trace],
+    tolerance: float,
+) -> dict[str, Any]:
+    rows = []
+    for prompt, ours, same, plain in zip(prompts, merged, folded, unmerged, strict=True):
+        exact = compare_traces(ours, same, FLOAT32_TOLERANCE)
+        rounded = compare_traces(ours, plain, tolerance)
+        rows.append(
+            {
+                "prompt": prompt.name,
+                "tokens": ours.tokens,
+                "folded": exact,
+                "unmerged": rounded,
+                "passed": bool(exact["tokens_equal"] and exact["within"] and rounded["agrees"]),
+            }
+        )
+    return {
+        "float32_tolerance": FLOAT32_TOLERANCE,
+        "unmerged_tolerance": round(tolerance, 9),
+        "prompts": rows,
+    }
+
+
+def compare_traces(ours: Trace, theirs: Trace, tolerance: float) -> dict[str, Any]:
+    """Compare two traces up to the first step where their tokens part.
+
+    Args:
+        ours: of one model.
+        theirs: of the other.
+        tolerance: largest difference of logits, as a share of the largest logit.
+
+    Returns:
+        ``tokens_equal``, ``steps_compared``, ``max_difference`` (share of the
+        largest logit), ``within`` the tolerance, and ``agrees``: within, and
+        tokens equal or parted at a tie that the tolerance does not resolve.
+    """
+    pairs = list(zip(ours.tokens, theirs.tokens, strict=False))
+    parted = next((i for i, (a, b) in enumerate(pairs) if a != b), None)
+    steps = len(pairs) if parted is None else parted + 1
+    left, right = ours.logits[:steps], theirs.logits[:steps]
+    scale = right.abs().max().clamp(min=1e-30)
+    difference = float((left - right).abs().max() / scale)
+    equal = ours.tokens == theirs.tokens
+    finite = bool(torch.isfinite(left).all() and torch.isfinite(right).all())
+    within = finite and difference <= tolerance
+    tie = parted is not None and _is_tie(right[parted], pairs[parted], tolerance * float(scale))
+    return {
+        "tokens_equal": equal,
+        "steps_compared": steps,
+        "max_difference": float(f"{difference:.3g}") if finite else None,
+        "within": within,
+        "agrees": within and (equal or tie),
+    }
+
+
+def _is_tie(logits: torch.Tensor, tokens: tuple[int, int], gap: float) -> bool:
+    return float((logits[tokens[0]] - logits[tokens[1]]).abs()) <= 2 * gap
+
+
+def _same_tokenizer(merged_dir: str | Path, parts: ModelParts, prompts: list[ParityPrompt]) -> bool:
+    ours, theirs = load_tokenizer(merged_dir), load_tokenizer(parts.language_model)
+    return all(ours(p.text).input_ids == theirs(p.text).input_ids for p in prompts)
+
+
+def _message(merged_dir: str | Path, report: dict[str, Any]) -> str:
+    failed = [row["prompt"] for row in report["prompts"] if not row["passed"]]
+    parts = [f"{merged_dir} does not answer as base plus adapter"]
+    if report["first_diverging_module"]:
+        parts.append(f"first diverging module: {report['first_diverging_module']}")
+    if report["wrong_tensors"]:
+        first = report["wrong_tensors"][0]
+        parts.append(f"{len(report['wrong_tensors'])} wrong tensors, the first {first['reason']}")
+    if failed:
+        parts.append(f"failing prompts: {', '.join(failed)}")
+    if not report["tokenizer_equal"]:
+        parts.append("the tokenizers differ")
+    return "; ".join(parts) + ". Merge again from the adapter and base of this run"
