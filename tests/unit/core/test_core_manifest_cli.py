@@ -47,7 +47,7 @@ def test_exit_codes(error, code, caplog):
 
 def test_success_ends_without_exit():
     seen = []
-    run_cli(lambda args: seen.append(args), make_parser("test", "example"), argv=[])
+    run_cli(seen.append, make_parser("test", "example"), argv=[])
     assert len(seen) == 1
 
 
