@@ -5,14 +5,12 @@ error and may install packages at run time; all of that is contained here.
 """
 
 import inspect
-import logging
 import os
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from ..errors import RecapError
 from .recipe import Operator, name_of, params_of
-
-logger = logging.getLogger(__name__)
 
 TEXT_KEY = "text"
 IMAGE_KEY = "images"
@@ -77,8 +75,9 @@ def compute_statistics(
         options["context"] = True
     if "rank" in inspect.signature(_statistics_method(op)).parameters:
         options["rank"] = 0 if op.use_cuda() else None
-    statistics: list[dict[str, Any]] = op.compute_stats_batched(samples, **options)[Fields.stats]
-    return statistics
+    with _without_gradients(op):
+        found: list[dict[str, Any]] = op.compute_stats_batched(samples, **options)[Fields.stats]
+    return found
 
 
 def apply_thresholds(op: Any, statistics: list[dict[str, Any]]) -> list[bool]:
@@ -93,6 +92,15 @@ def load_image(path: str) -> Any:
     from data_juicer.utils.mm_utils import load_image as load
 
     return load(path)
+
+
+def _without_gradients(op: Any) -> AbstractContextManager[Any]:
+    """Return a context in which a model operator keeps no graph; it would by itself."""
+    if op.accelerator != "cuda":
+        return nullcontext()
+    import torch
+
+    return torch.inference_mode()
 
 
 def _statistics_method(op: Any) -> Any:

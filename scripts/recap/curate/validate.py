@@ -39,6 +39,7 @@ def validate_corpus(
     out: str | Path,
     rejects: str | Path,
     report: str | Path,
+    image_root: str | Path | None = None,
 ) -> dict[str, Any]:
     """Split a raw corpus into good records and explained rejects.
 
@@ -51,6 +52,7 @@ def validate_corpus(
         out: good records in corpus order, with ids as strings.
         rejects: one line a bad line: ``line``, ``id``, ``reason``, ``detail``, ``fix``.
         report: counts; also returned.
+        image_root: folder image paths are relative to; the corpus's by default.
 
     Raises:
         RecapError: if the corpus is missing or has another number of lines.
@@ -59,13 +61,16 @@ def validate_corpus(
     corpus = Path(corpus)
     if not corpus.is_file():
         raise RecapError(f"corpus {corpus} does not exist; check config/corpora.tsv")
+    root = corpus.parent if image_root is None else Path(image_root)
     tally = _Tally()
     with (
         atomic_path(out) as good_path,
         atomic_path(rejects) as bad_path,
         good_path.open("w", encoding="utf-8", newline="\n") as good,
         bad_path.open("w", encoding="utf-8", newline="\n") as bad,
-        ImageChecker(Path(image_root or corpus.parent), settings.max_image_pixels, threads) as checker,
+        ImageChecker(
+            Path(image_root or corpus.parent), settings.max_image_pixels, threads
+        ) as checker,
     ):
         raw = iter_raw_lines(corpus, settings.max_line_bytes)
         while block := list(islice(raw, _BLOCK)):

@@ -241,6 +241,53 @@ def test_one_bad_record_is_named(corpus, tmp_path):
         measure(corpus, tmp_path, shard="bad.jsonl")
 
 
+def test_watermarks_by_a_local_model(corpus, tmp_path):
+    """Probabilities equal the classifier's own; equality with the bound drops."""
+    import torch
+    from transformers import ViTConfig, ViTForImageClassification
+    from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
+
+    torch.manual_seed(0)
+    config = ViTConfig(
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        image_size=16,
+        patch_size=8,
+        num_labels=2,
+        initializer_range=2.0,
+    )
+    model = ViTForImageClassification(config).eval()
+    processor = ViTImageProcessorPil(size={"height": 16, "width": 16})
+    model.save_pretrained(tmp_path / "watermark")
+    processor.save_pretrained(tmp_path / "watermark")
+    params = {"hf_watermark_model": str(tmp_path / "watermark"), "any_or_all": "any"}
+    operator = {"image_watermark_filter": params}
+    rows = read_jsonl(corpus / "shard.jsonl")
+    for row in rows:  # one image each, all different
+        pixels = random.Random(row["id"]).randbytes(16 * 16 * 3)
+        row["images"] = [f"images/w{row['id']}.png"]
+        Image.frombytes("RGB", (16, 16), pixels).save(corpus / row["images"][0])
+    write_jsonl(corpus / "water.jsonl", rows)
+    measure(corpus, tmp_path, [operator, STATISTICS[5]], shard="water.jsonl")
+    columns = read_statistics(tmp_path / "stats.parquet").columns
+    found = [value[0] for value in columns["image_watermark_prob"]]
+    images = [Image.open(corpus / row["images"][0]).convert("RGB") for row in rows]
+    with torch.no_grad():
+        logits = model(**processor(images=images, return_tensors="pt")).logits
+    assert found == pytest.approx(logits.softmax(-1)[:, 1].tolist(), abs=1e-5)
+    assert max(found) - min(found) > 0.1
+    bound = sorted(found)[13]
+    for closed, left in ((False, 13), (True, 14)):
+        params |= {"prob_threshold": bound, "max_closed_interval": closed}
+        summary = select(corpus, tmp_path, [operator], shard="water.jsonl")
+        assert summary["records_out"] == left
+    drop = read_jsonl(tmp_path / "drops.jsonl")[0]
+    assert drop["statistic"] == "image_watermark_prob"
+    assert f"prob_threshold={bound}" in drop["bound"]
+
+
 @pytest.mark.parametrize("orientation", [1, 3, 6, 8])
 def test_sizes_from_headers_are_those_of_the_decoded_image(tmp_path, orientation):
     from recap.curate.juicer import load_image

@@ -106,7 +106,14 @@ CASES = {
 CASES["empty-caption"][1] = line(text="<__dj__image>\n \n<|__dj__eoc|>")
 
 
-def run(root: Path, lines: list[bytes], expected: int | None = None, threads=1, **settings):
+def run(
+    root: Path,
+    lines: list[bytes],
+    expected: int | None = None,
+    threads=1,
+    image_root=None,
+    **settings,
+):
     (root / "raw.jsonl").write_bytes(b"\n".join(lines) + b"\n")
     out = root.parent / "out"
     validate_corpus(
@@ -117,6 +124,7 @@ def run(root: Path, lines: list[bytes], expected: int | None = None, threads=1, 
         out=out / "validated.jsonl",
         rejects=out / "rejects.jsonl",
         report=out / "validate.json",
+        image_root=image_root,
     )
     return (
         read_jsonl(out / "validated.jsonl"),
@@ -191,6 +199,15 @@ def test_too_many_rejects_fail_the_gate_with_reasons(root):
     with pytest.raises(GateError, match=r"3 of 4 lines.*malformed-json 2, missing-text 1"):
         run(root, lines, max_reject_share=0.7)
     assert len(run(root, lines, max_reject_share=0.75)[0]) == 1
+
+
+def test_images_may_live_elsewhere(root):
+    elsewhere = root.parent / "elsewhere"
+    root.rename(elsewhere)
+    root.mkdir()
+    with pytest.raises(RecapError, match="no record left"):
+        run(root, [line()])
+    assert len(run(root, [line()], image_root=elsewhere)[0]) == 1
 
 
 def test_nothing_left_is_an_error(root):
