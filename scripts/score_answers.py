@@ -17,7 +17,8 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("--benchmark", required=True, help="name of the benchmark row")
     result.add_argument("--protocol", required=True, help="benchmark protocol, JSON or a path")
     result.add_argument("--answers", type=Path, required=True, help="merged answer file")
-    result.add_argument("--annotations", type=Path, required=True, help="annotation file")
+    result.add_argument("--annotations", type=Path, required=True, help="annotation file or folder")
+    result.add_argument("--questions", type=Path, help="question file, where scoring needs it")
     result.add_argument("--out", type=Path, required=True, help="score document to write")
     result.add_argument("--per-question", type=Path, required=True, help="score rows to write")
     return result
@@ -30,7 +31,13 @@ def main(args: argparse.Namespace) -> None:
 
     protocol = parse_settings(BenchmarkProtocol, args.protocol, "--protocol")
     score_answers(
-        args.benchmark, protocol, args.answers, args.annotations, args.out, args.per_question
+        args.benchmark,
+        protocol,
+        args.answers,
+        args.annotations,
+        args.out,
+        args.per_question,
+        args.questions,
     )
 
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from ..errors import GateError
-from ..hashing import sha256_file
+from ..hashing import digest_json, sha256_file
 from ..io import write_json, write_jsonl
 from ..versions import STAGE_VERSIONS
 from .answers import control_of, read_answers, single_value
@@ -19,6 +19,7 @@ def score_answers(
     annotations: Path,
     out: Path,
     per_question: Path,
+    questions: Path | None = None,
 ) -> None:
     """Write the score document and one row a question.
 
@@ -26,9 +27,10 @@ def score_answers(
         name: the benchmark row, for instance ``textvqa_ocr``.
         protocol: the protocol the answers were made under.
         answers_path: merged answers.
-        annotations: the benchmark's own annotation file.
+        annotations: the benchmark's own annotation file or folder.
         out: accuracy in points with count, protocol, hashes and gates, as JSON.
-        per_question: one JSON line a scored question, in the answers' order.
+        per_question: one JSON line a scored question.
+        questions: the question file, where the benchmark's scorer needs it.
 
     Raises:
         GateError: for no answers, simulated ones, or a large degenerate file.
@@ -44,7 +46,7 @@ def score_answers(
     verdict = degeneracy(answers, benchmark)
     if control == "none":
         refuse_degenerate(answers, verdict, answers_path)
-    scores = benchmark.score(answers, annotations, protocol)
+    scores = benchmark.score(answers, annotations, protocol, questions)
     document = {
         "benchmark": name,
         "metric": benchmark.metric,
@@ -56,7 +58,7 @@ def score_answers(
         "protocol": protocol.model_dump(),
         "answers": len(answers),
         "answers_sha256": sha256_file(answers_path),
-        "annotations_sha256": sha256_file(annotations),
+        "annotations_sha256": _hash_path(annotations),
         "stage_version": STAGE_VERSIONS["score"],
         **verdict,
         "diversity": diversity(answers),
@@ -64,6 +66,14 @@ def score_answers(
     }
     write_jsonl(per_question, scores.rows)
     write_json(out, document)
+
+
+def _hash_path(path: Path) -> str:
+    """Return the SHA-256 of a file, or of the names and hashes of a folder's files."""
+    if path.is_dir():
+        files = sorted(item for item in path.iterdir() if item.is_file())
+        return digest_json({item.name: sha256_file(item) for item in files})
+    return sha256_file(path)
 
 
 def points(accuracies: list[float]) -> float:

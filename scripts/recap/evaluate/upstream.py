@@ -21,8 +21,8 @@ def textvqa_request(flags: Namespace) -> PredictRequest:
         RecapError: for values the settings do not allow.
     """
     try:
-        protocol = BenchmarkProtocol(
-            kind="textvqa", ocr=not flags.no_ocr, max_new_tokens=flags.max_new_tokens
+        protocol = BenchmarkProtocol.model_validate(
+            {"kind": "textvqa", "ocr": not flags.no_ocr, "max_new_tokens": flags.max_new_tokens}
         )
         settings = EvaluateSettings(batch_size=flags.batch_size, dtype=flags.dtype)
     except ValidationError as error:

@@ -80,9 +80,21 @@ class Benchmark(ABC):
 
     @abstractmethod
     def score(
-        self, answers: Sequence[Answer], annotations: Path, protocol: BenchmarkProtocol
+        self,
+        answers: Sequence[Answer],
+        annotations: Path,
+        protocol: BenchmarkProtocol,
+        questions: Path | None = None,
     ) -> Scores:
-        """Score answers (non-empty, keys unique) against an annotation file."""
+        """Score answers against annotations.
+
+        Args:
+            answers: at least one.
+            annotations: the benchmark's own file or folder of references.
+            protocol: the protocol the answers were made under.
+            questions: the question file, for benchmarks whose references do not
+                name the question.
+        """
 
     def answer_row(
         self, question: Question, text: str, model_id: str, metadata: Mapping[str, Any]

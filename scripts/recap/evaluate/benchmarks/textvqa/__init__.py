@@ -56,7 +56,11 @@ class TextVqa(Benchmark):
         return QuestionSet(questions)
 
     def score(
-        self, answers: Sequence[Answer], annotations: Path, protocol: BenchmarkProtocol
+        self,
+        answers: Sequence[Answer],
+        annotations: Path,
+        protocol: BenchmarkProtocol,
+        questions: Path | None = None,
     ) -> Scores:
         """Score by (image id, question in lower case); see the base class.
 

@@ -1,0 +1,143 @@
+"""MMBench dev (English, 2023-07-12): 1,176 questions, 4,377 rows with rotated options.
+
+Questions and keys are one TSV; the rotations are rows of the file, so nothing
+is rotated here. A table with only ``index`` and ``answer`` serves as annotations too.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ....errors import RecapError
+from ...answers import Answer, answer_id
+from ...protocol import BenchmarkProtocol
+from ..base import Benchmark, Question, QuestionSet, Scores, breakdown, check_questions
+from .circular import group_rotations, judge
+from .table import LETTERS, ImageCells, is_empty, options_of, read_rows
+
+INSTRUCTION = "Answer with the option's letter from the given choices directly."
+_FIGURES = ("circular", "vanilla", "circular_robust", "vanilla_robust")
+
+
+class MMBench(Benchmark):
+    """Letters, scored by CircularEval; ``accuracy`` is the strict circular one."""
+
+    metric = "circular_accuracy"
+    closed_answers = True
+
+    def load(self, path: Path, protocol: BenchmarkProtocol) -> QuestionSet:
+        """Read the question TSV; see the base class.
+
+        Raises:
+            RecapError: if the protocol asks for OCR tokens, or the table is malformed.
+        """
+        if protocol.ocr:
+            raise RecapError("MMBench has no OCR tokens; set ocr to false in its row")
+        rows = read_rows(path, ("index", "question", "image"))
+        cells = ImageCells(path, rows)
+        questions = [_question(number, row, cells, protocol) for number, row in rows]
+        check_questions(questions, path)
+        return QuestionSet(questions, cells.images)
+
+    def answer_row(
+        self, question: Question, text: str, model_id: str, metadata: Mapping[str, Any]
+    ) -> Answer:
+        """Return the row with the keys of MGM's MMBench script, in its order."""
+        return {
+            "question_id": question.question_id,
+            "round_id": 0,
+            "prompt": question.prompt,
+            "text": text,
+            "options": question.extra["options"],
+            "option_char": question.extra["option_char"],
+            "answer_id": answer_id(model_id, *question.key),
+            "model_id": model_id,
+            "metadata": dict(metadata),
+        }
+
+    def score(
+        self,
+        answers: Sequence[Answer],
+        annotations: Path,
+        protocol: BenchmarkProtocol,
+        questions: Path | None = None,
+    ) -> Scores:
+        """Score by index; see the base class.
+
+        Raises:
+            RecapError: if a row has no answer, an answer no row, or there are two.
+        """
+        table = {int(row["index"]): row for _, row in read_rows(annotations, ("index", "answer"))}
+        given = _by_index(answers, table, annotations)
+        keys = {index: row["answer"] for index, row in table.items()}
+        try:
+            groups = group_rotations(list(table))
+        except ValueError as error:
+            raise RecapError(f"{annotations}: {error}") from error
+        rows = [
+            _score_row(base, table[base], judge(group, keys, given))
+            for base, group in groups.items()
+        ]
+        return Scores(rows, _facts(rows))
+
+
+def _question(
+    number: int, row: Mapping[str, str], cells: ImageCells, protocol: BenchmarkProtocol
+) -> Question:
+    options = options_of(row)
+    lines = [row["question"]]
+    if not is_empty(row.get("hint")):
+        lines.insert(0, row["hint"])
+    lines += [f"{letter}. {option}" for letter, option in zip(LETTERS, options, strict=False)]
+    prompt = "\n".join(lines)
+    extra = {"options": options, "option_char": list(LETTERS[: len(options)])}
+    text = f"{prompt}\n{protocol.instruction or INSTRUCTION}"
+    return Question(int(row["index"]), prompt, text, cells.name(row["index"]), number, extra)
+
+
+def _by_index(
+    answers: Sequence[Answer], table: Mapping[int, Any], annotations: Path
+) -> dict[int, str]:
+    given: dict[int, str] = {}
+    for answer in answers:
+        index = int(answer["question_id"])
+        if index not in table:
+            raise RecapError(f"the answer to row {index} has no key in {annotations}; wrong file?")
+        if index in given:
+            raise RecapError(f"row {index} is answered twice")
+        given[index] = answer["text"]
+    missing = [index for index in table if index not in given]
+    if missing:
+        raise RecapError(f"{len(missing)} rows of {annotations} have no answer: {missing[:5]}")
+    return given
+
+
+def _score_row(base: int, row: Mapping[str, str], judged: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "question_id": base,
+        "image_id": str(base),
+        "question": row.get("question") or str(base),
+        "prediction": " | ".join(judged["answers"]),
+        "normalized": "".join(judged["letters"]),
+        "accuracy": judged["circular"],
+        "question_type": row.get("category") or "unknown",
+        "has_ocr": False,
+        **{name: judged[name] for name in _FIGURES},
+    }
+
+
+def _facts(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    needed = sum(row["circular"] != row["circular_robust"] for row in rows)
+    return {
+        **{f"{name}_accuracy": round(100 * _mean(rows, name), 2) for name in _FIGURES},
+        **{f"{name}_hits": int(sum(row[name] for row in rows)) for name in _FIGURES},
+        "questions_that_needed_letter_extraction": needed,
+        "by_question_type": breakdown(rows, "question_type"),
+    }
+
+
+def _mean(rows: list[dict[str, Any]], name: str) -> float:
+    return float(sum(row[name] for row in rows)) / len(rows)
+
+
+BENCHMARK = MMBench()
