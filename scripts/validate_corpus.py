@@ -31,7 +31,6 @@ def main(args: argparse.Namespace) -> None:
     validate_corpus(
         args.corpus,
         image_root=args.image_root,
-        image_root=args.image_root,
         expected_records=args.expected_records,
         settings=parse_settings(ValidateSettings, args.settings),
         threads=args.threads,

@@ -39,7 +39,6 @@ def validate_corpus(
     out: str | Path,
     rejects: str | Path,
     report: str | Path,
-    image_root: str | Path | None = None,
 ) -> dict[str, Any]:
     """Split a raw corpus into good records and explained rejects.
 
@@ -52,7 +51,6 @@ def validate_corpus(
         out: good records in corpus order, with ids as strings.
         rejects: one line a bad line: ``line``, ``id``, ``reason``, ``detail``, ``fix``.
         report: counts; also returned.
-        image_root: folder image paths are relative to; the corpus's by default.
 
     Raises:
         RecapError: if the corpus is missing or has another number of lines.
@@ -61,7 +59,6 @@ def validate_corpus(
     corpus = Path(corpus)
     if not corpus.is_file():
         raise RecapError(f"corpus {corpus} does not exist; check config/corpora.tsv")
-    root = corpus.parent if image_root is None else Path(image_root)
     tally = _Tally()
     with (
         atomic_path(out) as good_path,
