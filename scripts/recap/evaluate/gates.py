@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ..errors import GateError
-from .answers import Answer
+from ..errors import GateError, RecapError
+from .answers import Answer, answer_key, control_of
 from .benchmarks.base import Benchmark
 
 _ENOUGH_QUESTIONS = 1000
@@ -91,3 +91,41 @@ def refuse_degenerate(answers: Sequence[Answer], verdict: dict[str, Any], path: 
             f"({histogram}); degenerate by the rule: {verdict['degenerate_rule']}. Such answers "
             "do not come from a model that reads the question and the picture"
         )
+
+
+def compare_with_control(
+    answers: Sequence[Answer], control: Sequence[Answer], path: Path
+) -> dict[str, Any]:
+    """Count the answers that a control condition leaves as they are.
+
+    Args:
+        answers: answers to the real pictures.
+        control: answers of the same model under one control condition.
+        path: the control's file, for messages.
+
+    Returns:
+        ``control``, ``same_answers``, ``same_share``, and ``image_ignored``:
+        whether not one answer depends on the picture.
+
+    Raises:
+        GateError: if the picture changes nothing in 1,000 answers or more.
+        RecapError: if the file is no control's, or answers other questions.
+    """
+    condition = control_of(list(control), path) if control else "none"
+    if condition == "none":
+        raise RecapError(f"{path} does not hold answers of a control condition")
+    given = {answer_key(answer): answer["text"] for answer in control}
+    if set(given) != {answer_key(answer) for answer in answers}:
+        raise RecapError(f"{path} answers other questions than the file it is compared with")
+    same = sum(given[answer_key(answer)] == answer["text"] for answer in answers)
+    if same == len(answers) >= _ENOUGH_QUESTIONS:
+        raise GateError(
+            f"{path}: all {same} answers are the same under {condition}; the model does not use "
+            "the picture, so its score says nothing about captions"
+        )
+    return {
+        "control": condition,
+        "same_answers": same,
+        "same_share": round(same / len(answers), 6),
+        "image_ignored": same == len(answers),
+    }

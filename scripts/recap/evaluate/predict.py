@@ -86,7 +86,9 @@ def predict_shard(
     loaded = apply_control(benchmark.load(request.questions, request.protocol), request.control)
     shard = _cut(loaded.questions, request.num_chunks, request.chunk_index)
     name = f"{request.num_chunks}_{request.chunk_index}"
-    with open_journal(request.state_dir, name, _identity(request)) as journal:
+    identity = _identity(request)
+    perf.extra |= {"shard": name, "model_id": request.model_id, "asked": identity}
+    with open_journal(request.state_dir, name, identity) as journal:
         open_questions = [question for question in shard if question.key not in journal.texts]
         perf.items = len(open_questions)
         perf.extra["resumed_answers"] = len(shard) - len(open_questions)

@@ -1,6 +1,8 @@
 """Scoring an answer file, with what a reader needs to trust the figure."""
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from ..errors import GateError
 from ..hashing import digest_json, sha256_file
@@ -8,7 +10,7 @@ from ..io import write_json, write_jsonl
 from ..versions import STAGE_VERSIONS
 from .answers import control_of, read_answers, single_value
 from .benchmarks import get_benchmark
-from .gates import degeneracy, diversity, refuse_degenerate, refuse_simulated
+from .gates import compare_with_control, degeneracy, diversity, refuse_degenerate, refuse_simulated
 from .protocol import BenchmarkProtocol
 
 
@@ -20,6 +22,7 @@ def score_answers(
     out: Path,
     per_question: Path,
     questions: Path | None = None,
+    controls: Sequence[Path] = (),
 ) -> None:
     """Write the score document and one row a question.
 
@@ -31,9 +34,11 @@ def score_answers(
         out: accuracy in points with count, protocol, hashes and gates, as JSON.
         per_question: one JSON line a scored question.
         questions: the question file, where the benchmark's scorer needs it.
+        controls: merged answers of the same model under control conditions.
 
     Raises:
-        GateError: for no answers, simulated ones, or a large degenerate file.
+        GateError: for no answers, simulated ones, a large degenerate file, or a
+            large file that a blank or wrong picture does not change at all.
             Answers of a control condition may be degenerate.
         RecapError: for malformed files or answers that match no annotation.
     """
@@ -47,10 +52,16 @@ def score_answers(
     if control == "none":
         refuse_degenerate(answers, verdict, answers_path)
     scores = benchmark.score(answers, annotations, protocol, questions)
+    compared = {}
+    for path in controls:
+        other = read_answers(path)
+        facts = compare_with_control(answers, other, path)
+        rows = benchmark.score(other, annotations, protocol, questions).rows
+        compared[facts.pop("control")] = facts | {"accuracy": _points(rows)}
     document = {
         "benchmark": name,
         "metric": benchmark.metric,
-        "accuracy": points([row["accuracy"] for row in scores.rows]),
+        "accuracy": _points(scores.rows),
         "n": len(scores.rows),
         "model_id": single_value(answers, "model_id", answers_path),
         "control": control,
@@ -62,6 +73,7 @@ def score_answers(
         "stage_version": STAGE_VERSIONS["score"],
         **verdict,
         "diversity": diversity(answers),
+        "controls": compared,
         "facts": scores.facts,
     }
     write_jsonl(per_question, scores.rows)
@@ -76,6 +88,6 @@ def _hash_path(path: Path) -> str:
     return sha256_file(path)
 
 
-def points(accuracies: list[float]) -> float:
-    """Return the mean of values in [0, 1] in points, two decimals."""
-    return round(100 * sum(accuracies) / len(accuracies), 2)
+def _points(rows: list[dict[str, Any]]) -> float:
+    """Return the mean accuracy of rows in points, two decimals."""
+    return round(100 * sum(row["accuracy"] for row in rows) / len(rows), 2)

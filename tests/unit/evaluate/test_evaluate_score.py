@@ -63,10 +63,10 @@ def gather(tmp_path, questions, *shards, expected=None):
     return [json.loads(line) for line in out.read_text().splitlines()]
 
 
-def score(tmp_path, answers, annotations):
+def score(tmp_path, answers, annotations, **more):
     path = write_lines(tmp_path / "merge.jsonl", answers)
     out, rows = tmp_path / "score.json", tmp_path / "scores.jsonl"
-    score_answers("textvqa_ocr", PROTOCOL, path, annotations, out, rows)
+    score_answers("textvqa_ocr", PROTOCOL, path, annotations, out, rows, **more)
     return json.loads(out.read_text()), [json.loads(line) for line in rows.read_text().splitlines()]
 
 
@@ -173,6 +173,41 @@ def test_small_degenerate_files_are_marked_not_refused(tmp_path):
     document, _ = score(tmp_path, [row(n, "x") for n in range(9)], annotations)
     assert document["degenerate"] is True and document["accuracy"] == 100
     assert "at most 1 distinct among 9 answers" in document["degenerate_rule"]
+
+
+def test_controls_are_scored_beside_and_compared(tmp_path):
+    annotations = annotate(tmp_path / "a.json", ["x"] * 4)
+    blank = [row(n, "x" if n else "y", {"control": "blank-image"}) for n in range(4)]
+    control = write_lines(tmp_path / "blank.jsonl", blank)
+    answers = [row(n, "x") for n in range(4)]
+    document, _ = score(tmp_path, answers, annotations, controls=[control])
+    assert document["accuracy"] == 100 and document["controls"] == {
+        "blank-image": {
+            "same_answers": 3,
+            "same_share": 0.75,
+            "image_ignored": False,
+            "accuracy": 75.0,
+        }
+    }
+    assert score(tmp_path, answers, annotations)[0]["controls"] == {}
+    write_lines(control, blank[:3])
+    with pytest.raises(RecapError, match="answers other questions"):
+        score(tmp_path, answers, annotations, controls=[control])
+    write_lines(control, answers)
+    with pytest.raises(RecapError, match="not hold answers of a control"):
+        score(tmp_path, answers, annotations, controls=[control])
+
+
+def test_a_model_that_a_blank_picture_does_not_change_is_refused(tmp_path):
+    annotations = annotate(tmp_path / "a.json", ["x"] * 1000)
+    blank = [row(n, f"w{n}", {"control": "blank-image"}) for n in range(1000)]
+    control = write_lines(tmp_path / "blank.jsonl", blank)
+    answers = [row(n, f"w{n}") for n in range(1000)]
+    with pytest.raises(GateError, match="all 1000 answers are the same under blank-image"):
+        score(tmp_path, answers, annotations, controls=[control])
+    answers[7] = row(7, "seen")
+    document, _ = score(tmp_path, answers, annotations, controls=[control])
+    assert document["controls"]["blank-image"]["same_answers"] == 999
 
 
 def test_zero_answers_have_no_score(tmp_path):
