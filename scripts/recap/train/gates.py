@@ -2,6 +2,7 @@
 
 import logging
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -123,6 +124,28 @@ class UpdateGates:
         book.require("first_loss", first, self._text(bound), first <= bound, "See telemetry.")
         bound = self.highest_bound
         book.require("highest_loss", highest, self._text(bound), highest <= bound, "See telemetry.")
+
+    def conclude_schedule(
+        self, rows: list[dict[str, Any]], expected: Callable[[int], float], peak: float
+    ) -> None:
+        """Gate on the learning rates being those that were planned.
+
+        Args:
+            rows: telemetry of a whole run.
+            expected: learning rate after update t, from 1.
+            peak: the highest one.
+
+        Raises:
+            GateError: if one is off by more than a millionth of the peak.
+        """
+        worst = max(abs(row["learning_rate"] - expected(row["step"])) for row in rows)
+        self.book.require(
+            "learning_rate_schedule",
+            worst / peak,
+            "deviation <= 1e-6 of the peak",
+            worst <= 1e-6 * peak and len(rows) > 0,
+            "The trainer did not follow the planned schedule; check the transformers version.",
+        )
 
     def _text(self, bound: float) -> str:
         return f"<= {bound:.4f}, ln V = {math.log(self.vocab_size):.4f}"

@@ -27,6 +27,7 @@ from .gates import (
 from .prepare import PreparedData, prepare_data
 from .request import StageRequest
 from .results import GATES_NAME, Provenance, record_cost, write_results
+from .schedule import learning_rate_after
 from .setup import (
     build_stage_model,
     expected_projector_hash,
@@ -114,12 +115,8 @@ def _train(run: _Run, perf: PerfRecord) -> None:
     trainer = _build_trainer(run, model, store, telemetry)
     require_consistent(book, _slope(trainer, run))
     resumed_from = _fit(trainer, run, store, telemetry)
-    trainer.gates.conclude(telemetry.rows)
     result = projector_hash(model)
-    if request.stage == "pretrain":
-        require_moved_projector(book, start, result)
-    else:
-        require_moved_adapter(book, largest_adapter_b(model))
+    _conclude(run, trainer, telemetry, start, result)
     if run.leads:
         book.write()
         provenance = Provenance(base, start, result)
@@ -128,6 +125,21 @@ def _train(run: _Run, perf: PerfRecord) -> None:
         perf.write(request.perf)
         store.clear()
     trainer.accelerator.wait_for_everyone()
+
+
+def _conclude(
+    run: _Run, trainer: StageTrainer, telemetry: Telemetry, start: str, result: str
+) -> None:
+    """Check the gates that need a finished run."""
+    plan, peak = run.data.plan, run.request.settings.learning_rate
+    trainer.gates.conclude(telemetry.rows)
+    trainer.gates.conclude_schedule(
+        telemetry.rows, lambda update: learning_rate_after(update, plan, peak), peak
+    )
+    if run.request.stage == "pretrain":
+        require_moved_projector(run.book, start, result)
+    else:
+        require_moved_adapter(run.book, largest_adapter_b(trainer.model))
 
 
 def _open_store(run: _Run) -> tuple[dict[str, str], StateStore]:

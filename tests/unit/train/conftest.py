@@ -1,6 +1,7 @@
 """A micro model folder and a small training set, made once a session."""
 
 import json
+import os
 import random
 from pathlib import Path
 
@@ -9,6 +10,9 @@ from PIL import Image
 
 from recap.mgm.micro import write_micro_parts
 from recap.mgm.parts import ModelParts
+
+# Micro models lose more to waiting threads than they win.
+os.environ["OMP_NUM_THREADS"] = "1"
 
 COLORS = ("red", "green", "blue", "white", "black", "gray")
 QUESTIONS = ("What is this?", "Describe the image concisely.")

@@ -1,0 +1,85 @@
+from pathlib import Path
+
+import pytest
+
+from recap.train.state import StateStore
+
+
+def written(store: StateStore, update: int, text: str = "weights") -> Path:
+    folder = store.begin(update)
+    (folder / "trainables.safetensors").write_text(f"{text} {update}")
+    (folder / "trainer_state.json").write_text("{}")
+    return store.publish(update)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> StateStore:
+    store = StateStore(tmp_path / "state", {"seed": 1})
+    store.prepare()
+    return store
+
+
+def test_the_newest_checkpoint_is_used_and_old_ones_go(store: StateStore) -> None:
+    assert store.latest() is None
+    for update in (2, 9, 10):
+        written(store, update)
+    assert store.latest() == store.folder / "checkpoint-10"
+    assert sorted(p.name for p in store.folder.glob("checkpoint-*")) == [
+        "checkpoint-10",
+        "checkpoint-9",
+    ]
+
+
+@pytest.mark.parametrize("damage", ["flip", "truncate", "remove", "seal", "rename"])
+def test_a_torn_checkpoint_gives_way_to_the_one_before(
+    store: StateStore, damage: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    good, bad = written(store, 4), written(store, 8)
+    weights = bad / "trainables.safetensors"
+    if damage == "flip":
+        weights.write_text("weightz 8")
+    elif damage == "truncate":
+        weights.write_text("")
+    elif damage == "remove":
+        weights.unlink()
+    elif damage == "seal":
+        (bad / "complete.json").write_text('{"fingerp')
+    else:
+        bad = bad.rename(store.folder / "checkpoint-12")
+    assert store.latest() == good
+    assert f"checkpoint {bad} is not used" in caplog.text
+
+
+def test_a_half_written_checkpoint_is_dropped(store: StateStore) -> None:
+    good = written(store, 4)
+    (store.begin(8) / "trainables.safetensors").write_text("half")
+    again = StateStore(store.folder.parent, {"seed": 1})
+    again.prepare()
+    assert again.latest() == good
+    assert not list(store.folder.glob(".checkpoint-*"))
+
+
+def test_state_of_another_run_is_put_aside(
+    store: StateStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    foreign = written(store, 4)
+    other = StateStore(store.folder.parent, {"seed": 2})
+    other.prepare()
+    assert other.latest() is None
+    assert "other data, settings, seed" in caplog.text
+    # even if someone copies it into the right folder
+    foreign.rename(other.folder / foreign.name)
+    assert other.latest() is None
+    assert "belongs to another run" in caplog.text
+
+
+def test_clearing_removes_only_training_state(store: StateStore) -> None:
+    root = store.folder.parent
+    written(store, 4)
+    (root / "notes.txt").write_text("mine")
+    StateStore(root, {"seed": 2}).prepare()
+    store.clear()
+    assert [path.name for path in root.iterdir()] == ["notes.txt"]
+    (root / "notes.txt").unlink()
+    store.clear()
+    assert not root.exists()

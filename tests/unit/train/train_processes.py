@@ -1,0 +1,38 @@
+"""Runs the entry script in processes of their own, so that they can be killed.
+
+A fork server imports the heavy libraries once; each process is a fork of it.
+"""
+
+import multiprocessing
+import os
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+_CONTEXT = multiprocessing.get_context("forkserver")
+_CONTEXT.set_forkserver_preload(["recap.train.stage", "train_processes"])
+
+
+def _enter(arguments: list[str], log: str, environment: dict[str, str]) -> None:
+    os.environ.update(environment)
+    with Path(log).open("a") as stream:
+        sys.stderr = stream
+        import train_stage
+        from recap.cli import run_cli
+
+        run_cli(train_stage.main, train_stage.parser(), arguments)
+
+
+def start(arguments: list[str], log: Path, **environment: str) -> "multiprocessing.Process":
+    process = _CONTEXT.Process(target=_enter, args=(arguments, str(log), environment))
+    process.start()
+    return process
+
+
+def wait_for(condition: Callable[[], bool], process, seconds: float = 60.0) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        if not process.is_alive() or time.monotonic() > end:
+            raise AssertionError(f"did not happen; exit code {process.exitcode}")
+        time.sleep(0.002)
