@@ -3,8 +3,8 @@
 import struct
 import warnings
 from collections.abc import Iterable, Iterator
-from concurrent.futures import Executor, ProcessPoolExecutor
-from contextlib import contextmanager, nullcontext
+from concurrent.futures import BrokenExecutor, ProcessPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -111,32 +111,43 @@ def _strict_pil() -> Iterator[None]:
 class ImageChecker:
     """Checks images in ``threads`` processes, answering in order.
 
-    Use it as a context manager; with one thread no process is started.
+    Decoders are native code: one that dies takes its process along, not the
+    validation. Use it as a context manager.
     """
 
     def __init__(self, root: str | Path, max_pixels: int, threads: int) -> None:
         self._root = Path(root).resolve()
         self._max_pixels = max_pixels
-        self._threads = threads
-        self._pool: Executor | None = None
+        self._threads = max(1, threads)
+        self._pool = ProcessPoolExecutor(self._threads)
 
     def __enter__(self) -> "ImageChecker":
-        """Start the processes."""
-        if self._threads > 1:
-            self._pool = ProcessPoolExecutor(self._threads)
+        """Return the checker itself."""
         return self
 
     def __exit__(self, *_: object) -> None:
         """Stop the processes."""
-        with self._pool or nullcontext():
-            self._pool = None
+        self._pool.shutdown()
 
     def check(self, paths: Iterable[str]) -> list[Problem | None]:
         """Return one answer a path, in order."""
         wanted = list(paths)
-        if self._pool is None:
-            return [check_image(self._root, path, self._max_pixels) for path in wanted]
-        count = len(wanted)
-        roots, limits = [self._root] * count, [self._max_pixels] * count
+        try:
+            return self._map(self._pool, wanted)
+        except BrokenExecutor:
+            self._pool.shutdown()
+            self._pool = ProcessPoolExecutor(self._threads)
+            return [self._check_alone(path) for path in wanted]
+
+    def _map(self, pool: ProcessPoolExecutor, paths: list[str]) -> list[Problem | None]:
+        count = len(paths)
         chunk = max(1, min(64, count // (4 * self._threads)))
-        return list(self._pool.map(check_image, roots, wanted, limits, chunksize=chunk))
+        arguments = ([self._root] * count, paths, [self._max_pixels] * count)
+        return list(pool.map(check_image, *arguments, chunksize=chunk))
+
+    def _check_alone(self, path: str) -> Problem | None:
+        try:
+            with ProcessPoolExecutor(1) as pool:
+                return self._map(pool, [path])[0]
+        except BrokenExecutor:
+            return Problem("image-corrupt", f"{path} kills the decoder", "fetch the file again")

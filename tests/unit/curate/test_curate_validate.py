@@ -1,4 +1,5 @@
 import json
+import os
 import struct
 import zlib
 from pathlib import Path
@@ -6,6 +7,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from recap.curate import images
 from recap.curate.images import check_image
 from recap.curate.lines import iter_raw_lines
 from recap.curate.split import split_corpus
@@ -31,21 +33,21 @@ def png_header(width: int, height: int) -> bytes:
 def root(tmp_path) -> Path:
     folder = tmp_path / "corpus"
     (folder / "images").mkdir(parents=True)
-    images = folder / "images"
+    place = folder / "images"
     for name in ("ok.jpg", "ok2.jpg"):
-        Image.effect_noise((80, 60), 50).convert("RGB").save(images / name)
-    whole = (images / "ok.jpg").read_bytes()
-    (images / "truncated.jpg").write_bytes(whole[: len(whole) // 2])
-    (images / "empty.jpg").write_bytes(b"")
-    (images / "text.jpg").write_bytes(b"not an image at all")
+        Image.effect_noise((80, 60), 50).convert("RGB").save(place / name)
+    whole = (place / "ok.jpg").read_bytes()
+    (place / "truncated.jpg").write_bytes(whole[: len(whole) // 2])
+    (place / "empty.jpg").write_bytes(b"")
+    (place / "text.jpg").write_bytes(b"not an image at all")
     header = png_header(30_000, 30_000)
-    (images / "bare_bomb.png").write_bytes(header)
-    (images / "bomb.png").write_bytes(header + png_chunk(b"IDAT", zlib.compress(b"\0" * 100)))
-    (images / "headless.png").write_bytes(png_header(30, 30))
-    (images / "folder.jpg").mkdir()
+    (place / "bare_bomb.png").write_bytes(header)
+    (place / "bomb.png").write_bytes(header + png_chunk(b"IDAT", zlib.compress(b"\0" * 100)))
+    (place / "headless.png").write_bytes(png_header(30, 30))
+    (place / "folder.jpg").mkdir()
     (tmp_path / "secret.jpg").write_bytes(whole)
-    (images / "escape.jpg").symlink_to(tmp_path / "secret.jpg")
-    (images / "inside.jpg").symlink_to(images / "ok.jpg")
+    (place / "escape.jpg").symlink_to(tmp_path / "secret.jpg")
+    (place / "inside.jpg").symlink_to(place / "ok.jpg")
     return folder
 
 
@@ -221,6 +223,25 @@ def test_pixel_limit_counts_before_decoding(root):
     problem = check_image(root.resolve(), "images/ok.jpg", 80 * 60 - 1)
     assert problem is not None
     assert problem.reason == "image-too-large"
+
+
+def die_on_text(root: Path, relative: str, max_pixels: int):
+    if relative == "images/text.jpg":
+        os.kill(os.getpid(), 9)
+    return check_image(root, relative, max_pixels)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_decoder_that_dies_costs_one_record(root, monkeypatch, threads):
+    monkeypatch.setattr(images, "check_image", die_on_text)
+    names = ["ok.jpg", "text.jpg", "empty.jpg", "ok2.jpg"]
+    lines = [line(identity=name, image=f"images/{name}") for name in names]
+    good, rejects, _ = run(root, lines, threads=threads)
+    assert [record["id"] for record in good] == ["ok.jpg", "ok2.jpg"]
+    assert [(row["id"], row["reason"]) for row in rejects] == [
+        ("text.jpg", "image-corrupt"),
+        ("empty.jpg", "image-empty"),
+    ]
 
 
 def test_truncation_is_seen_even_when_pil_was_told_to_look_away(root):
