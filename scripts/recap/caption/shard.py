@@ -58,25 +58,15 @@ def caption_shard(
     """
     figures = PerfRecord("caption", "images")
     rows = read_records(records)
-    paths = [_image_path(row, Path(image_root)) for row in rows]
-    with ThreadPoolExecutor(_READERS) as readers:
-        keys = list(readers.map(_image_key, rows, paths))
-    first = {key: index for index, key in reversed(list(enumerate(keys)))}
+    jobs = _jobs(rows, Path(image_root))
     description = describe_captioner(model, settings, Path(store) / "models")
     fingerprint = captioner_fingerprint(description)
     with CaptionStore(store, fingerprint, {"captioner": captioner, **description}) as shelf:
-        known = shelf.lookup(first)
-        missing = [
-            (rows[i], paths[i], key)
-            for key, i in sorted(first.items(), key=_by_place)
-            if key not in known
-        ]
+        known = shelf.lookup(key for _, _, key in jobs)
+        missing = _first_of_each(jobs, known)
         fresh = _caption_missing(missing, model, settings, shelf, device) if missing else {}
     captions = {**known, **fresh}
-    write_jsonl(
-        out,
-        ({"id": row["id"], "caption": captions[key]} for row, key in zip(rows, keys, strict=True)),
-    )
+    write_jsonl(out, ({"id": row["id"], "caption": captions[key]} for row, _, key in jobs))
     figures.items = len(fresh)
     figures.extra = {
         "captioner": captioner,
@@ -84,18 +74,33 @@ def caption_shard(
         "records": len(rows),
         "captioned": len(fresh),
         "from_store": len(known),
-        "repeated_images": len(rows) - len(first),
+        "repeated_images": len(rows) - len(captions),
     }
     figures.write(perf)
     logger.info("%d images captioned, %d from the store", len(fresh), len(known))
     return len(fresh)
 
 
+# A record, the path of its image, and the SHA-256 of that image's bytes.
 _Job = tuple[Record, Path, str]
 
 
-def _by_place(item: tuple[str, int]) -> int:
-    return item[1]
+def _jobs(rows: list[Record], root: Path) -> list[_Job]:
+    paths = [_image_path(row, root) for row in rows]
+    with ThreadPoolExecutor(_READERS) as readers:
+        keys = readers.map(_image_key, rows, paths)
+        return list(zip(rows, paths, keys, strict=True))
+
+
+def _first_of_each(jobs: list[_Job], known: dict[str, str]) -> list[_Job]:
+    """Return the first record of every image that has no caption yet, in order."""
+    seen = set(known)
+    first = []
+    for job in jobs:
+        if job[2] not in seen:
+            seen.add(job[2])
+            first.append(job)
+    return first
 
 
 def _caption_missing(

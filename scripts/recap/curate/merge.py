@@ -59,11 +59,8 @@ def merge_arm(
     started = time.time()
     report = read_json(validate_report)
     rows = list(iter_shards(shards))
-    stages = [
-        validate_stage(report),
-        *operator_stages("select", pre_counts),
-        *operator_stages("reselect", post_counts),
-    ]
+    stages = [validate_stage(report), *operator_stages("select", pre_counts)]
+    stages += operator_stages("reselect", post_counts)
     check_conservation(arm, stages, len(rows))
     if match_ids is not None:
         rows = _matched(arm, rows, match_ids, stages)
@@ -75,16 +72,16 @@ def merge_arm(
     check_conservation(arm, stages, len(rows))
     document = {"arm": arm, "stages": stages, "rejects_by_reason": report["rejects"]}
     write_json(funnel, document)
-    inputs = {f"shard_{index:05d}": path for index, path in enumerate(shards)}
+    inputs: dict[str, str | Path] = {f"shard_{i:05d}": path for i, path in enumerate(shards)}
     write_manifest(
         manifest,
         stage="dataset",
-        inputs=inputs | ({"match_ids": match_ids} if match_ids is not None else {}),
+        inputs=inputs if match_ids is None else {**inputs, "match_ids": match_ids},
         outputs={"merged": out, "funnel": funnel},
         settings={"arm": arm, "max_records": max_records},
         counts={"records_in": report["lines"], "records_out": len(rows)},
         started=started,
-        seed=seed if max_records is not None else None,
+        seed=None if max_records is None else seed,
         details={"ids_sha256": digest_json([row["id"] for row in rows])},
     )
     return document
