@@ -103,7 +103,10 @@ def _uncertainty(
 ) -> Row:
     spread = crossed_spread(table)
     seed = derived_seed(settings.seed, scores.benchmark, *arms)
-    resampling = {"confidence": settings.confidence, "samples": settings.bootstrap_samples}
+    resampling: dict[str, Any] = {
+        "confidence": settings.confidence,
+        "samples": settings.bootstrap_samples,
+    }
     effect, method = minimum_detectable_effect(
         spread,
         clusters=scores.image_count,

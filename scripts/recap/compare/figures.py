@@ -17,7 +17,7 @@ import numpy as np
 Row = dict[str, Any]
 _INK, _GRID, _BAND = "#010203", "#040506", "#070809"
 _VARIABLES = {_INK: "currentColor", _GRID: "var(--grid)", _BAND: "var(--band)"}
-_STYLE = {
+_STYLE: dict[Any, Any] = {
     "svg.hashsalt": "recap",
     "svg.fonttype": "none",
     "font.family": "sans-serif",

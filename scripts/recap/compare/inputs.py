@@ -24,16 +24,19 @@ class ArmInputs(_Part):
     """One arm: where its training set and its curation are described."""
 
     arm: str = Field(description="name of the arm, a row of the arms sheet")
-    description: str = Field("", description="one line about the recipe, from the sheet")
+    description: str = Field(default="", description="one line about the recipe, from the sheet")
     dataset_manifest: Path | None = Field(
-        None, description="manifest of the LLaVA training set; none for funnel-only arms"
+        default=None, description="manifest of the LLaVA training set; none for funnel-only arms"
     )
-    funnel: Path | None = Field(None, description="funnel.json: records in and out by stage")
+    funnel: Path | None = Field(
+        default=None, description="funnel.json: records in and out by stage"
+    )
     matched: bool = Field(
-        True, description="false declares that ids, questions or budget may differ on purpose"
+        default=True,
+        description="false declares that ids, questions or budget may differ on purpose",
     )
     identical_to: str | None = Field(
-        None, description="arm this one repeats on purpose: an A/A pair, the noise floor"
+        default=None, description="arm this one repeats on purpose: an A/A pair, the noise floor"
     )
 
 
@@ -44,9 +47,9 @@ class RunInputs(_Part):
     seed: int
     telemetry: dict[Stage, Path] = Field(default={}, description="JSONL, one row an update")
     manifests: dict[Stage, Path] = Field(default={}, description="train manifest by stage")
-    check: Path | None = Field(None, description="check.json of the adapter")
-    merge: Path | None = Field(None, description="report of the merge")
-    parity: Path | None = Field(None, description="parity.json, merged against unmerged")
+    check: Path | None = Field(default=None, description="check.json of the adapter")
+    merge: Path | None = Field(default=None, description="report of the merge")
+    parity: Path | None = Field(default=None, description="parity.json, merged against unmerged")
 
 
 class EvaluationInputs(_Part):
@@ -78,8 +81,8 @@ class ComparisonInputs(_Part):
 
     experiment: str
     title: str = ""
-    scale: str = Field("", description="label of the scale, such as `demo` or `full_400k`")
-    notes: str = Field("", description="what a reader must know before believing a number")
+    scale: str = Field(default="", description="label of the scale, such as `demo` or `full_400k`")
+    notes: str = Field(default="", description="what a reader must know before believing a number")
     stand_ins: list[str] = Field(
         default=[], description="models that only stand in for real ones; empty if none"
     )

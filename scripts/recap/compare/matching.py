@@ -30,11 +30,13 @@ _STAGE_FACTS: dict[str, tuple[str, Callable[[Manifest], Any]]] = {
     "micro_batch_size": ("micro-batch size", lambda m: m["settings"].get("micro_batch_size")),
     "learning_rate": ("peak learning rate", lambda m: m["settings"].get("learning_rate")),
     "settings": ("all settings of the stage", lambda m: _digest(m["settings"])),
+    "order": ("order of the samples", lambda m: m["details"].get("id_order_hash")),
+    "base": ("base models", lambda m: _digest(m["details"].get("base_fingerprints"))),
 }
 
 
-def _digest(settings: Mapping[str, Any]) -> str:
-    return digest_json({key: value for key, value in settings.items() if key != "seed"})
+def _digest(value: Any) -> str | None:
+    return None if value is None else digest_json(value)
 
 
 def _finetune_data(manifest: Manifest) -> Any:
@@ -54,8 +56,8 @@ def arm_facts(inputs: ComparisonInputs, arm: ArmInputs) -> dict[str, tuple[str, 
         if arm.identical_to is not None or arm.arm in {a.identical_to for a in inputs.arms}:
             captions = manifest["details"].get("captions_sha256")
             facts["dataset.captions"] = ("captions of an A/A pair", captions)
-    runs = [run for run in inputs.runs if run.arm == arm.arm]
-    facts["seeds"] = ("training seeds", sorted(run.seed for run in runs) or None)
+    runs = sorted((run for run in inputs.runs if run.arm == arm.arm), key=lambda run: run.seed)
+    facts["seeds"] = ("training seeds", [run.seed for run in runs] or None)
     for stage in STAGES:
         manifests = [read_manifest(run.manifests[stage]) for run in runs if stage in run.manifests]
         for name, (text, read) in _STAGE_FACTS.items():

@@ -13,9 +13,10 @@ from .costs import cost_rows
 from .examples import changed_examples
 from .figures import accuracy_plot, curve_plot, forest_plot
 from .funnels import arm_funnels
+from .gates import gate_summary
 from .inputs import ComparisonInputs
 from .scores import BenchmarkScores
-from .telemetry import curve_summary, gate_rows, stage_curves
+from .telemetry import curve_summary, stage_curves
 from .templating import environment
 from .thumbnails import thumbnail
 
@@ -68,7 +69,7 @@ def page_context(sources: ReportSources) -> Row:
         "funnels": arm_funnels(sources.inputs),
         "gallery": _gallery(sources),
         "stages": _stages(sources.inputs, colors),
-        "gates": _gates(sources.inputs),
+        "gates": gate_summary(sources.inputs),
         "benchmarks": _benchmarks(document, colors),
         "examples": _examples(sources),
         "costs": cost_rows(sources.inputs),
@@ -125,18 +126,6 @@ def _stages(inputs: ComparisonInputs, colors: dict[str, str]) -> list[Row]:
         summaries = [curve_summary(curve) for curve in curves]
         stages.append({"stage": stage, "figures": figures, "rows": summaries})
     return stages
-
-
-def _gates(inputs: ComparisonInputs) -> list[Row]:
-    """Return one row a gate with the runs that passed it and those that didn't."""
-    gates: dict[str, Row] = {}
-    for row in gate_rows(inputs):
-        gate = gates.setdefault(row["gate"], {"gate": row["gate"], "passed": 0, "failed": []})
-        if row["passed"]:
-            gate["passed"] += 1
-        else:
-            gate["failed"].append(f"{row['arm']} seed {row['seed']}")
-    return list(gates.values())
 
 
 def _benchmarks(document: Row, colors: dict[str, str]) -> list[Row]:

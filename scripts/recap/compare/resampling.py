@@ -49,7 +49,7 @@ def crossed_table(values: FloatArray, images: IntArray) -> CrossedTable:
         images: (N,) image number of each question, 0 to C - 1, each used.
     """
     sizes = np.bincount(images).astype(np.float64)
-    sums = np.stack([np.bincount(images, weights=row) for row in values])
+    sums = np.stack([np.bincount(images, weights=row) for row in values]).astype(np.float64)
     return CrossedTable(sums=sums, sizes=sizes)
 
 

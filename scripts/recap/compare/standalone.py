@@ -44,7 +44,9 @@ def compare_answer_files(files: AnswerFiles, settings: CompareSettings) -> dict[
             files answer different questions.
         RecapError: for malformed files.
     """
-    protocol = BenchmarkProtocol(kind="textvqa", ocr=_uses_ocr(files.reference))
+    protocol = BenchmarkProtocol.model_validate(
+        {"kind": "textvqa", "ocr": _uses_ocr(files.reference)}
+    )
     with TemporaryDirectory(prefix="recap-compare-") as folder:
         inputs = _score_all(files, protocol, Path(folder))
         scores = load_scores(inputs, inputs.benchmarks[0].name)

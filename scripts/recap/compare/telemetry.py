@@ -1,6 +1,5 @@
 """Training curves: read by stage, so that a stage only ever meets itself."""
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -83,42 +82,3 @@ def curve_summary(curve: Row) -> Row:
         "highest_grad_norm": float(norms.max()),
         "spikes": int(np.count_nonzero(loss > SPIKE_FACTOR * np.median(loss))),
     }
-
-
-def gate_rows(inputs: ComparisonInputs) -> list[Row]:
-    """Return every gate of every run, passed or not.
-
-    Rows carry ``arm``, ``seed``, ``gate``, ``value``, ``bound``, ``passed``.
-
-    Gates come from each stage's manifest or the ``gates.json`` beside it, and
-    from the reports on adapter, merge and parity.
-    """
-    rows = []
-    for run in inputs.runs:
-        sources: list[tuple[str, Path]] = []
-        for stage, manifest in run.manifests.items():
-            sources.append((stage, manifest.with_name("gates.json")))
-        named = (("adapter", run.check), ("merge", run.merge), ("parity", run.parity))
-        sources += [(name, path) for name, path in named if path is not None]
-        for source, path in sources:
-            if path.is_file():
-                rows += [{"arm": run.arm, "seed": run.seed, **row} for row in _gates(source, path)]
-    return rows
-
-
-def _gates(source: str, path: Path) -> list[Row]:
-    """Read ``{"passed", "gates": [...]}``, or one overall gate where there is no list."""
-    document = read_manifest(path)
-    listed = document.get("gates")
-    if isinstance(listed, list):
-        return [
-            {
-                "gate": f"{source}: {str(gate['name']).replace('_', ' ')}",
-                "value": gate.get("value"),
-                "bound": gate.get("bound", ""),
-                "passed": bool(gate["passed"]),
-            }
-            for gate in listed
-        ]
-    passed = document.get("passed", document.get("ok"))
-    return [{"gate": source, "value": None, "bound": "", "passed": passed}]

@@ -1,6 +1,7 @@
 """Jinja templates with escaping always on and undefined names refused."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,8 @@ def _environment(*, autoescape: bool) -> Environment:
         "shown": shown,
         "pretty": lambda value: json.dumps(value, indent=2, ensure_ascii=False, sort_keys=True),
         "hours": hours,
+        "clip": clip,
+        "plain": plain,
     }
     return result
 
@@ -56,6 +59,18 @@ def shown(value: Any) -> str:
     if isinstance(value, str) and len(value) == 64:
         return value[:10]
     return str(value)
+
+
+def plain(value: Any) -> str:
+    """Return a protocol's value; switches read yes and no."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return str(value)
+
+
+def clip(text: str) -> str:
+    """Return a text with hashes cut to ten characters."""
+    return re.sub(r"\b([0-9a-f]{10})[0-9a-f]{22,}\b", r"\1", text)
 
 
 def hours(seconds: float) -> str:

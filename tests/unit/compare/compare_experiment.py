@@ -158,13 +158,23 @@ class Experiment:
                 "settings": {"global_batch_size": 8, "micro_batch_size": 2, "learning_rate": 1e-3},
                 "counts": {"updates": updates, "samples": 8 * updates},
                 "inputs": {"data": {"sha256": digest_json(stage)}},
-                "details": {"stage": stage},
+                "details": {
+                    "stage": stage,
+                    "id_order_hash": digest_json([stage, seed]),
+                    "base_fingerprints": {"clip": "c"},
+                },
                 "volatile": {"git_commit": "0" * 40, "wall_seconds": 12.5},
             }
             run["manifests"][stage] = str(self._json(f"{folder}/{stage}/manifest.json", manifest))
-        for name in ("check", "merge", "parity"):
-            document = {"passed": True, "gates": [{"name": name, "value": 1, "passed": True}]}
-            run[name] = str(self._json(f"{folder}/{name}.json", document))
+            gates = [{"name": "first_loss", "value": start, "bound": "<= 11.2", "passed": True}]
+            self._json(f"{folder}/{stage}/gates.json", {"passed": True, "gates": gates})
+        reports: dict[str, Any] = {
+            "check": {"failures": [], "adapter_tensors": 56, "expected_tensors": 56},
+            "merge": {"merged_modules": 28, "unchanged_modules": 0},
+            "parity": {"passed": True, "prompts": [{"passed": True}] * 4},
+        }
+        for name, report in reports.items():
+            run[name] = str(self._json(f"{folder}/{name}.json", report))
         return run
 
     def _evaluation(self, arm: str, seed: int, benchmark: str) -> dict[str, Any]:

@@ -116,7 +116,7 @@ def test_bootstrap_agrees_with_scipy() -> None:
 )
 def test_interval_covers_the_truth(seeds: int, seed_sd: float, lowest: float) -> None:
     rng = np.random.default_rng(100 + seeds)
-    repeats, covered = 1200, 0
+    repeats, covered = 800, 0
     for repeat in range(repeats):
         table = simulate(rng, seeds=seeds, images=80, effect=1.0, seed_sd=seed_sd, image_sd=0.3)
         low, high = crossed_interval(table, confidence=0.95, samples=300, seed=repeat)
