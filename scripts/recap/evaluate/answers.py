@@ -1,5 +1,6 @@
 """Answer files: one JSON object a line, with LLaVA's keys in LLaVA's order."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +57,7 @@ def read_answers(path: Path) -> list[Answer]:
     return answers
 
 
-def single_value(answers: list[Answer], name: str, path: Path) -> Any:
+def single_value(answers: Sequence[Answer], name: str, path: Path) -> Any:
     """Return the value that ``name`` has in all answers.
 
     Raises:
@@ -68,7 +69,7 @@ def single_value(answers: list[Answer], name: str, path: Path) -> Any:
     return answers[0][name]
 
 
-def control_of(answers: list[Answer], path: Path) -> str:
+def control_of(answers: Sequence[Answer], path: Path) -> str:
     """Return the control condition the answers were made under, ``none`` for the real images.
 
     Raises:

@@ -111,7 +111,7 @@ def compare_with_control(
         GateError: if the picture changes nothing in 1,000 answers or more.
         RecapError: if the file is no control's, or answers other questions.
     """
-    condition = control_of(list(control), path) if control else "none"
+    condition = control_of(control, path) if control else "none"
     if condition == "none":
         raise RecapError(f"{path} does not hold answers of a control condition")
     given = {answer_key(answer): answer["text"] for answer in control}

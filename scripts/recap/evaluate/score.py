@@ -1,6 +1,6 @@
 """Scoring an answer file, with what a reader needs to trust the figure."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,8 +8,9 @@ from ..errors import GateError
 from ..hashing import digest_json, sha256_file
 from ..io import write_json, write_jsonl
 from ..versions import STAGE_VERSIONS
-from .answers import control_of, read_answers, single_value
+from .answers import Answer, control_of, read_answers, single_value
 from .benchmarks import get_benchmark
+from .benchmarks.base import Scores
 from .gates import compare_with_control, degeneracy, diversity, refuse_degenerate, refuse_simulated
 from .protocol import BenchmarkProtocol
 
@@ -51,13 +52,11 @@ def score_answers(
     verdict = degeneracy(answers, benchmark)
     if control == "none":
         refuse_degenerate(answers, verdict, answers_path)
-    scores = benchmark.score(answers, annotations, protocol, questions)
-    compared = {}
-    for path in controls:
-        other = read_answers(path)
-        facts = compare_with_control(answers, other, path)
-        rows = benchmark.score(other, annotations, protocol, questions).rows
-        compared[facts.pop("control")] = facts | {"accuracy": _points(rows)}
+
+    def score(given: list[Answer]) -> Scores:
+        return benchmark.score(given, annotations, protocol, questions)
+
+    scores = score(answers)
     document = {
         "benchmark": name,
         "metric": benchmark.metric,
@@ -73,11 +72,24 @@ def score_answers(
         "stage_version": STAGE_VERSIONS["score"],
         **verdict,
         "diversity": diversity(answers),
-        "controls": compared,
+        "controls": _score_controls(answers, controls, score),
         "facts": scores.facts,
     }
     write_jsonl(per_question, scores.rows)
     write_json(out, document)
+
+
+def _score_controls(
+    answers: list[Answer], controls: Sequence[Path], score: Callable[[list[Answer]], Scores]
+) -> dict[str, Any]:
+    """Return, by condition, how many answers stayed and what the condition scores."""
+    compared = {}
+    for path in controls:
+        other = read_answers(path)
+        facts = compare_with_control(answers, other, path)
+        condition = facts.pop("control")
+        compared[condition] = facts | {"accuracy": _points(score(other).rows)}
+    return compared
 
 
 def _hash_path(path: Path) -> str:
