@@ -12,7 +12,7 @@ from .inputs import ComparisonInputs
 from .matching import check_contract
 from .scores import BenchmarkScores, load_scores
 from .significance import holm
-from .verdicts import decide, headline, scope_sentence, sentence, stand_in_sentence
+from .verdicts import decide, headline, scope_sentence, sentence, warning_text
 
 logger = logging.getLogger(__name__)
 
@@ -71,6 +71,7 @@ def assemble(
 ) -> Row:
     """Build the document from aligned scores; see :func:`compare`."""
     comparisons = _comparisons(inputs, settings, scores)
+    benchmarks = [_benchmark(inputs, settings, table, comparisons) for table in scores.values()]
     document: Row = {
         "schema_version": SCHEMA_VERSION,
         "experiment": inputs.experiment,
@@ -88,11 +89,9 @@ def assemble(
         "simulated": False,
         "headline": "",
         "scope": scope_sentence(len(inputs.seeds)),
-        "warning": stand_in_sentence(inputs.stand_ins, inputs.notes),
+        "warning": warning_text(inputs.stand_ins, inputs.notes, benchmarks),
         "contract": {"ok": all(row["ok"] for row in contract), "rows": contract},
-        "benchmarks": [
-            _benchmark(inputs, settings, table, comparisons) for table in scores.values()
-        ],
+        "benchmarks": benchmarks,
         "comparisons": comparisons,
         "provenance": {"score_files": _score_hashes(inputs)},
     }

@@ -158,6 +158,8 @@ def _categories(scores: BenchmarkScores, differences: FloatArray, confidence: fl
     """
     rows = []
     for field in _CATEGORIES:
+        if all(question[field] is None for question in scores.questions):
+            continue
         values = np.array([str(question[field]).lower() for question in scores.questions])
         for value in np.unique(values):
             inside = values == value

@@ -31,6 +31,7 @@ _STAGE_FACTS: dict[str, tuple[str, Callable[[Manifest], Any]]] = {
     "learning_rate": ("peak learning rate", lambda m: m["settings"].get("learning_rate")),
     "settings": ("all settings of the stage", lambda m: _digest(m["settings"])),
     "order": ("order of the samples", lambda m: m["details"].get("id_order_hash")),
+    "plan": ("ranks, batches and accumulation", lambda m: _digest(m["details"].get("plan"))),
     "base": ("base models", lambda m: _digest(m["details"].get("base_fingerprints"))),
 }
 

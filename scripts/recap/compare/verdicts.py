@@ -64,8 +64,9 @@ def sentence(row: Mapping[str, Any], confidence: float) -> str:
     if row["changed_answers"]["count"] == 0:
         answers = row["changed_answers"]["answers"]
         return (
-            f"{row['arm']} and {row['reference']} gave the same {answers} "
-            f"answers on {row['benchmark']}; effects below {effect} points could not be seen."
+            f"{row['arm']} is not distinguishable from {row['reference']} on {row['benchmark']}: "
+            f"both gave the same {answers} answers; effects below {effect} points cannot be "
+            "excluded."
         )
     if row["verdict"] == "not distinguishable":
         return f"{head} at a minimum detectable effect of {effect} points ({size})."
@@ -88,13 +89,27 @@ def scope_sentence(seeds: int) -> str:
     return f"{seeds} training seeds: intervals include the spread between seeds."
 
 
-def stand_in_sentence(stand_ins: Sequence[str], notes: str) -> str:
-    """Return the warning for stand-in models, or an empty string if there are none."""
-    if not stand_ins:
-        return ""
-    models = ", ".join(stand_ins)
-    head = f"Stand-in models were used ({models}): these numbers say nothing about the real models."
-    return f"{head} {notes}".strip()
+def warning_text(
+    stand_ins: Sequence[str], notes: str, benchmarks: Sequence[Mapping[str, Any]]
+) -> str:
+    """Return what forbids taking the numbers at face value, or an empty string.
+
+    Stand-in models, with the experiment's notes on them, and runs whose
+    answers were marked as degenerate when they were scored.
+    """
+    parts = []
+    if stand_ins:
+        default = "These numbers say nothing about the real models."
+        parts.append(f"Stand-in models were used ({', '.join(stand_ins)}). {notes or default}")
+    degenerate = [
+        f"{arm['arm']} seed {seed} on {facts['benchmark']}"
+        for facts in benchmarks
+        for arm in facts["arms"]
+        for seed in arm["degenerate_seeds"]
+    ]
+    if degenerate:
+        parts.append(f"Too few distinct answers to mean much: {', '.join(degenerate)}.")
+    return " ".join(parts)
 
 
 def verdict_line(document: Mapping[str, Any]) -> str:

@@ -162,6 +162,7 @@ class Experiment:
                     "stage": stage,
                     "id_order_hash": digest_json([stage, seed]),
                     "base_fingerprints": {"clip": "c"},
+                    "plan": {"world_size": 1, "accumulation": 4},
                 },
                 "volatile": {"git_commit": "0" * 40, "wall_seconds": 12.5},
             }

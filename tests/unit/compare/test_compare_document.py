@@ -50,6 +50,7 @@ def test_twin_gives_the_noise_floor_and_stays_out_of_the_family(tmp_path: Path) 
     assert ordinary["noise_floor"] == document["benchmarks"][0]["noise_floor"] == 0
     assert ordinary["p_adjusted"] == ordinary["p_value"]
     assert "baseline_twin" not in document["headline"]
+    assert "both gave the same 120 answers" in twin["sentence"]
 
 
 def test_holm_covers_benchmarks_and_arms(tmp_path: Path) -> None:
@@ -178,6 +179,17 @@ def test_score_file_must_agree_with_its_questions(
     experiment.edit(score, lambda document: document.update(change))
     with pytest.raises(GateError, match=text):
         compare(load_inputs(path), FAST)
+
+
+def test_degenerate_runs_are_named_in_the_warning(tmp_path: Path) -> None:
+    experiment = Experiment(tmp_path, stand_ins=())
+    path = experiment.write()
+    assert compare(load_inputs(path), FAST)[0]["warning"] == ""
+    score = "eval/baseline/seed2/textvqa_ocr/score.json"
+    experiment.edit(score, lambda document: document.update(degenerate=True))
+    warning = compare(load_inputs(path), FAST)[0]["warning"]
+    assert "baseline seed 2 on textvqa_ocr" in warning
+    assert "seed 1" not in warning
 
 
 def test_inputs_name_what_is_missing(tmp_path: Path) -> None:

@@ -128,6 +128,7 @@ def test_banner_only_with_stand_ins(tmp_path: Path, page: str) -> None:
     assert "Stand-in models were used (micro_gemma, micro_clip)" in page
     real = build(Experiment(tmp_path, stand_ins=())).read_text(encoding="utf-8")
     assert "Stand-in models were used" not in real
+    assert "trained for seconds" in real
 
 
 def test_page_shows_the_evidence(page: str) -> None:

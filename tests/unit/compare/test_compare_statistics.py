@@ -230,6 +230,16 @@ def test_without_variation_the_rule_of_three_bounds_the_effect() -> None:
     assert share == pytest.approx(3 / 100, rel=0.03)
 
 
+@pytest.mark.parametrize("shape", [(1, 1), (2, 1), (1, 2), (3, 2)])
+def test_tiny_tables_give_wide_but_finite_answers(shape: tuple[int, int]) -> None:
+    values = np.random.default_rng(15).normal(size=shape)
+    table = crossed_table(values, np.arange(shape[1]))
+    low, high = crossed_interval(table, confidence=0.95, samples=200, seed=0)
+    assert np.isfinite([low, high]).all()
+    assert low <= table.mean <= high
+    assert permutation_p_value(table, samples=100, seed=0) >= 0.5
+
+
 def test_full_benchmark_takes_seconds() -> None:
     rng = np.random.default_rng(14)
     values = 100 * rng.choice([-1, 0, 0, 0, 1], size=(3, 5000)).astype(float)
