@@ -10,7 +10,7 @@ Row = dict[str, Any]
 
 
 def arm_funnels(inputs: ComparisonInputs) -> list[Row]:
-    """Return each arm's funnel: ``arm``, ``description``, ``steps``, ``reasons``, ``seconds``.
+    """Return each arm's funnel: ``arm``, ``description``, ``trained``, ``steps``, ``reasons``.
 
     Steps carry ``name``, ``records_in``, ``records_out``, ``rejected`` and
     ``share`` of the first step's input that is left.
@@ -30,6 +30,7 @@ def arm_funnels(inputs: ComparisonInputs) -> list[Row]:
             {
                 "arm": arm.arm,
                 "description": arm.description,
+                "trained": arm in inputs.arms,
                 "records_in": total,
                 "records_out": stages[-1]["records_out"] if stages else 0,
                 "steps": [_step(stage, total) for stage in stages],

@@ -99,8 +99,9 @@ def warning_text(
     """
     parts = []
     if stand_ins:
-        default = "These numbers say nothing about the real models."
-        parts.append(f"Stand-in models were used ({', '.join(stand_ins)}). {notes or default}")
+        models = ", ".join(stand_ins)
+        head = f"Stand-in models were used ({models}): no number here is about the real models."
+        parts.append(f"{head} {notes}".strip())
     degenerate = [
         f"{arm['arm']} seed {seed} on {facts['benchmark']}"
         for facts in benchmarks
