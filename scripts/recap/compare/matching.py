@@ -50,13 +50,12 @@ def arm_facts(inputs: ComparisonInputs, arm: ArmInputs) -> dict[str, tuple[str, 
     Values of several seeds are one value where they agree, else a list.
     """
     facts: dict[str, tuple[str, Any]] = {}
-    if arm.dataset_manifest is not None:
-        manifest = read_manifest(arm.dataset_manifest)
-        for name, (text, read) in _DATASET_FACTS.items():
-            facts[f"dataset.{name}"] = (text, read(manifest))
-        if arm.identical_to is not None or arm.arm in {a.identical_to for a in inputs.arms}:
-            captions = manifest["details"].get("captions_sha256")
-            facts["dataset.captions"] = ("captions of an A/A pair", captions)
+    manifest = read_manifest(arm.dataset_manifest) if arm.dataset_manifest is not None else None
+    for name, (text, read) in _DATASET_FACTS.items():
+        facts[f"dataset.{name}"] = (text, read(manifest) if manifest else None)
+    if arm.identical_to is not None or arm.arm in {a.identical_to for a in inputs.arms}:
+        captions = manifest["details"].get("captions_sha256") if manifest else None
+        facts["dataset.captions"] = ("captions of an A/A pair", captions)
     runs = sorted((run for run in inputs.runs if run.arm == arm.arm), key=lambda run: run.seed)
     facts["seeds"] = ("training seeds", [run.seed for run in runs] or None)
     for stage in STAGES:

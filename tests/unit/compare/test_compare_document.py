@@ -134,6 +134,14 @@ def test_other_seeds_break_the_contract(tmp_path: Path) -> None:
         compare(load_inputs(path), FAST)
 
 
+def test_arm_without_a_manifest_cannot_prove_anything(tmp_path: Path) -> None:
+    experiment = Experiment(tmp_path)
+    path = experiment.write()
+    experiment.edit(path.name, lambda d: d["arms"][1].update(dataset_manifest=None))
+    with pytest.raises(GateError, match="blip2_enhanced: ids, in order is not recorded"):
+        compare(load_inputs(path), FAST)
+
+
 def test_declared_mismatch_is_compared_but_said(tmp_path: Path) -> None:
     experiment = Experiment(tmp_path)
     path = experiment.write()
