@@ -69,7 +69,7 @@ def arm_facts(inputs: ComparisonInputs, arm: ArmInputs) -> dict[str, tuple[str, 
 
 
 def _common(values: list[Any]) -> Any:
-    if not values:
+    if not values or any(value is None for value in values):
         return None
     return values[0] if all(value == values[0] for value in values) else values
 
