@@ -7,6 +7,8 @@ from pydantic import Field, ValidationError, model_validator
 from ..errors import RecapError
 from ..settings import Settings
 
+MICRO_MODELS = ("gemma-micro", "clip-micro", "convnext-micro", "blip2-micro", "watermark-micro")
+
 AnySettings = TypeVar("AnySettings", bound=Settings)
 
 
@@ -84,8 +86,8 @@ class LanguageSettings(Settings):
     heads: int = Field(4, ge=1, description="query heads; one key-value head")
     head_dim: int = Field(32, ge=2, description="width of a head")
     intermediate_size: int = Field(512, ge=8, description="width of the feed-forward layers")
-    steps: int = Field(450, ge=0, description="optimizer updates")
-    batch_size: int = Field(24, ge=1, description="texts an update")
+    steps: int = Field(300, ge=0, description="optimizer updates")
+    batch_size: int = Field(8, ge=1, description="texts an update")
     learning_rate: float = Field(3e-3, gt=0, description="peak learning rate")
 
 
@@ -102,9 +104,13 @@ class CaptionerSettings(Settings):
     text_width: int = Field(96, ge=8, description="width of the OPT decoder")
     text_layers: int = Field(2, ge=1, description="layers of the OPT decoder")
     heads: int = Field(4, ge=1, description="attention heads everywhere")
-    steps: int = Field(900, ge=0, description="optimizer updates")
+    pictures: int = Field(6000, ge=1, description="pictures drawn to learn from")
+    steps: int = Field(400, ge=0, description="optimizer updates")
     batch_size: int = Field(32, ge=1, description="pictures an update")
     learning_rate: float = Field(2e-3, gt=0, description="peak learning rate")
+    fact_weight: float = Field(
+        1.0, ge=0, description="weight of the facts read from the query tokens while training"
+    )
     held_out: int = Field(128, ge=0, description="fresh pictures the result is measured on")
 
 

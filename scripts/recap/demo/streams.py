@@ -25,6 +25,7 @@ class Stream(IntEnum):
     MICRO_PICTURE = 102
     MICRO_HELD_OUT = 103
     MICRO_TOKENIZER = 104
+    MICRO_ORDER = 105
 
 
 def generator(seed: int, stream: Stream, index: int = 0) -> np.random.Generator:

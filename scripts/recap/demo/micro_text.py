@@ -1,0 +1,71 @@
+"""Text in the language of the world, for tokenizers and the micro language model.
+
+Whatever a text asks is answered by what it tells: the language model learns
+the words, the grammar and how to find a fact, and has never seen a picture.
+"""
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from .captions import canonical_caption, caption
+from .corpus import CAPTION_QUESTIONS
+from .corrupt import corrupt
+from .questions import ANNOTATORS, INSTRUCTION, prompt, read_tokens, sample_questions, ten_answers
+from .scene import SIGN_WORDS, Scene, sample_scene
+from .settings import CorruptionRates
+from .streams import Stream, generator
+
+_GENERAL = (
+    "The quick brown fox jumps over the lazy dog. Yes or no? Answer with the option's letter "
+    "from the given choices directly. A. B. C. D. unanswerable, not sure, no idea. "
+    "Please describe this picture in one sentence, as precisely as you can."
+)
+
+
+def told(scene: Scene, rng: np.random.Generator) -> str:
+    """Return all facts of a scene in one line; the background is said at least once."""
+    if rng.random() < 0.5:
+        return canonical_caption(scene)
+    return f"{caption(scene, rng)}, the background is {scene.background}"
+
+
+def text_sample(seed: int, stream: Stream, index: int) -> list[tuple[str, str]]:
+    """Return rounds of (user's turn, answer) about one scene, which the first turn tells.
+
+    One text in five asks for a caption, the others for one to four single facts.
+    """
+    rng = generator(seed, stream, index)
+    scene = sample_scene(rng)
+    told_line = told(scene, rng)
+    if rng.random() < 0.2:
+        ask = str(rng.choice(CAPTION_QUESTIONS))
+        return [(f"{told_line}\n{ask}", caption(scene, rng))]
+    rounds = []
+    for question in sample_questions(scene, rng, int(rng.integers(1, 5))):
+        tokens = read_tokens(scene, rng) if rng.random() < 0.3 else None
+        asked = prompt(question.text, tokens)
+        if rng.random() < 0.5:
+            asked = asked.removesuffix(f"\n{INSTRUCTION}")
+        rounds.append((asked if rounds else f"{told_line}\n{asked}", question.answer))
+    return rounds
+
+
+def tokenizer_text(seed: int, count: int) -> Iterator[str]:
+    """Yield ``count`` texts that show the words of captions, prompts and answers."""
+    yield from [_GENERAL] * 2
+    yield from CAPTION_QUESTIONS * 2
+    # The words of the conversation template, and the signs in the case they are drawn in.
+    yield from ["user\n", "model\n", *(word.upper() for word in SIGN_WORDS)] * 2
+    yield from SIGN_WORDS
+    kinds = [*CorruptionRates.model_fields, "none"]
+    for index in range(count):
+        rng = generator(seed, Stream.MICRO_TOKENIZER, index)
+        scene = sample_scene(rng)
+        true_caption = caption(scene, rng)
+        yield canonical_caption(scene)
+        yield f" {corrupt(kinds[index % len(kinds)], true_caption, scene, rng)}"
+        question = sample_questions(scene, rng, 1)[0]
+        yield prompt(question.text, read_tokens(scene, rng))
+        yield f"A picture shows {true_caption}.\n{INSTRUCTION}"
+        yield from ten_answers(question, rng)[: ANNOTATORS // 5]

@@ -1,0 +1,74 @@
+"""What the trained micro models share: determinism, the learning rate, one update."""
+
+import logging
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+
+logger = logging.getLogger(__name__)
+
+WARMUP_SHARE = 0.05
+MAX_GRAD_NORM = 1.0
+
+
+@contextmanager
+def deterministic(seed: int) -> Iterator[None]:
+    """Run torch on one thread with fixed seeds, and restore its threads and random state."""
+    import torch
+
+    threads = torch.get_num_threads()
+    with torch.random.fork_rng():
+        torch.set_num_threads(1)
+        torch.manual_seed(seed)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(threads)
+
+
+def rate_at(step: int, steps: int, peak: float) -> float:
+    """Return the learning rate of update ``step``: linear warm-up, then half a cosine to zero."""
+    warmup = max(1, round(steps * WARMUP_SHARE))
+    if step < warmup:
+        return peak * (step + 1) / warmup
+    return peak * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
+
+
+def train(
+    model: Any,
+    loss_at: "Callable[[int], torch.Tensor]",
+    *,
+    steps: int,
+    learning_rate: float,
+    weight_decay: float = 0.01,
+    name: str = "model",
+) -> list[float]:
+    """Minimise ``loss_at(step)`` by AdamW; return the loss of every update.
+
+    Norms, biases and embeddings are not decayed. Leaves the model in eval mode.
+    """
+    import torch
+
+    decayed = [p for p in model.parameters() if p.ndim > 1]
+    others = [p for p in model.parameters() if p.ndim <= 1]
+    groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": others}]
+    optimizer = torch.optim.AdamW(groups, lr=learning_rate, betas=(0.9, 0.98), weight_decay=0.0)
+    losses: list[float] = []
+    model.train()
+    for step in range(steps):
+        for group in optimizer.param_groups:
+            group["lr"] = rate_at(step, steps, learning_rate)
+        loss = loss_at(step)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), MAX_GRAD_NORM)
+        optimizer.step()
+        losses.append(float(loss.detach()))
+        if step % 50 == 0 or step == steps - 1:
+            logger.info("%s: update %d of %d, loss %.4f", name, step + 1, steps, losses[-1])
+    model.eval()
+    return losses
