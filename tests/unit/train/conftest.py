@@ -3,6 +3,7 @@
 import json
 import os
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -21,15 +22,16 @@ QUESTIONS = ("What is this?", "Describe the image concisely.")
 class World:
     """Paths of models, images and training sets, and the command line that uses them."""
 
-    def __init__(self, root: Path, samples: int = 40) -> None:
+    def __init__(self, root: Path, samples: int = 32) -> None:
         self.root = root
         self.images = root / "images"
-        self.parts: ModelParts = write_micro_parts(
+        parts = write_micro_parts(
             root / "models", words=COLORS, hidden_size=64, layers=2, dims=(8, 16, 24, 32)
         )
+        self.parts: ModelParts = replace(parts, image_size_aux=64)
         self.images.mkdir()
         self.captions = self.write_set("captions.json", samples, text_only=0)
-        self.instructions = self.write_set("instructions.json", samples, text_only=14)
+        self.instructions = self.write_set("instructions.json", samples, text_only=12)
 
     def write_set(self, name: str, count: int, text_only: int) -> Path:
         draw = random.Random(name)

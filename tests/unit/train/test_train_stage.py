@@ -43,7 +43,7 @@ def test_pretrain_writes_what_it_declares(world, pretrained: Path) -> None:
     assert not (pretrained.parent / "state").exists()
     assert len(load_file(pretrained / "mm_projector.safetensors")) == 16
     rows = read_jsonl(pretrained / "telemetry.jsonl")
-    assert [row["step"] for row in rows] == [1, 2, 3, 4, 5]
+    assert [row["step"] for row in rows] == [1, 2, 3, 4]
     assert list(rows[0]) == [
         *("step", "loss", "grad_norm", "learning_rate", "supervised_tokens", "samples")
     ]
@@ -52,13 +52,13 @@ def test_pretrain_writes_what_it_declares(world, pretrained: Path) -> None:
     assert read_json(pretrained / "gates.json")["passed"] is True
     manifest = read_json(pretrained / "manifest.json")
     assert manifest["stage"] == "train"
-    assert manifest["counts"]["samples"] == 40
+    assert manifest["counts"]["samples"] == 32
     assert manifest["counts"]["unused"] == 0
     assert manifest["counts"]["supervised_tokens"] == sum(r["supervised_tokens"] for r in rows)
     details = manifest["details"]
     assert details["start_projector_hash"] != details["result_projector_hash"]
     perf = read_json(pretrained.parent / "perf.json")
-    assert perf["items"] == 40
+    assert perf["items"] == 32
     assert perf["samples_per_training_second"] > 0
 
 
@@ -115,7 +115,7 @@ def test_a_run_that_cannot_move_anything_fails(
     settings = world.settings() if stage == "pretrain" else tuning(world)
     gate = "projector_changed" if stage == "pretrain" else "adapter_b_nonzero"
     with pytest.raises(GateError, match=gate):
-        run(world, stage, tmp_path, settings | {"global_batch_size": 40}, *more)
+        run(world, stage, tmp_path, settings | {"global_batch_size": 32}, *more)
 
 
 def test_divergence_stops_before_the_update(world, tmp_path: Path) -> None:

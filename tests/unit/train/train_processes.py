@@ -11,7 +11,17 @@ from collections.abc import Callable
 from pathlib import Path
 
 _CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload(["recap.train.stage", "train_processes"])
+# The server only finds installed packages; they are what takes long.
+_CONTEXT.set_forkserver_preload(
+    [
+        "torch",
+        "peft",
+        "transformers.trainer",
+        "transformers.models.auto.modeling_auto",
+        "transformers.models.clip.modeling_clip",
+        "transformers.models.gemma.modeling_gemma",
+    ]
+)
 
 
 def _enter(arguments: list[str], log: str, environment: dict[str, str]) -> None:

@@ -1,0 +1,182 @@
+"""Killing real processes in mid-run: the retry must give the bytes of an undisturbed run."""
+
+import os
+import shutil
+import signal
+import socket
+from pathlib import Path
+
+import pytest
+import torch
+import train_processes as processes
+from safetensors.torch import load_file
+
+import train_stage
+from recap.io import read_json, read_jsonl
+from recap.train.signals import EXIT_INTERRUPTED
+
+UPDATES = 16
+
+
+def settings(world, **changes: object) -> dict:
+    values = {
+        "image_aspect_ratio": "pad",
+        "group_by_modality_length": True,
+        "learning_rate": 1e-3,
+        "epochs": 4,
+        "save_steps": 3,
+        "lora": {"rank": 4, "alpha": 8, "dropout": 0.1},
+    }
+    return world.settings(**(values | changes))
+
+
+@pytest.fixture(scope="module")
+def stage_1(world, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("stage_1")
+    arguments = world.arguments("pretrain", out, world.settings())
+    train_stage.main(train_stage.parser().parse_args(arguments))
+    return out / "result" / "mm_projector.safetensors"
+
+
+@pytest.fixture
+def command(world, stage_1: Path, tmp_path: Path):
+    def arguments(out: Path, **changes: object) -> list[str]:
+        values = settings(world, **changes)
+        return world.arguments("finetune", out, values, "--projector", str(stage_1))
+
+    return arguments
+
+
+@pytest.fixture(scope="module")
+def undisturbed(world, stage_1: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("undisturbed")
+    arguments = world.arguments("finetune", out, settings(world), "--projector", str(stage_1))
+    run_to_the_end(arguments, out)
+    return out / "result"
+
+
+def run_to_the_end(arguments: list[str], out: Path) -> str:
+    process = processes.start(arguments, out / "log")
+    process.join()
+    log = (out / "log").read_text()
+    assert process.exitcode == 0, log
+    return log
+
+
+def assert_same_bytes(result: Path, expected: Path) -> None:
+    names = sorted(path.name for path in expected.iterdir())
+    assert sorted(path.name for path in result.iterdir()) == names
+    for name in set(names) - {"manifest.json"}:
+        assert (result / name).read_bytes() == (expected / name).read_bytes(), name
+    ours, theirs = read_json(result / "manifest.json"), read_json(expected / "manifest.json")
+    for part in ("counts", "details", "settings", "seed", "stage_version"):
+        assert ours[part] == theirs[part], part
+    hashes = [{k: v["sha256"] for k, v in m["outputs"].items()} for m in (ours, theirs)]
+    assert hashes[0] == hashes[1]
+
+
+def checkpoint(out: Path, update: int) -> Path | None:
+    return next((out / "state").glob(f"run-*/checkpoint-{update}"), None)
+
+
+def test_kill_9_in_mid_run_and_retry(command, undisturbed: Path, tmp_path: Path) -> None:
+    process = processes.start(command(tmp_path), tmp_path / "log")
+    processes.wait_for(lambda: checkpoint(tmp_path, 6) is not None, process)
+    os.kill(process.pid, signal.SIGKILL)
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+    assert not (tmp_path / "result" / "manifest.json").exists()
+    assert len(read_jsonl(next((tmp_path / "state").glob("run-*/telemetry.jsonl")))) < UPDATES
+    log = run_to_the_end(command(tmp_path), tmp_path)
+    assert "continuing after update" in log
+    assert_same_bytes(tmp_path / "result", undisturbed)
+    assert not (tmp_path / "state").exists()
+    assert read_json(tmp_path / "perf.json")["resumed_from_update"] >= 6
+
+
+def test_a_torn_checkpoint_costs_updates_but_no_bytes(
+    command, undisturbed: Path, tmp_path: Path
+) -> None:
+    process = processes.start(command(tmp_path), tmp_path / "log")
+    processes.wait_for(lambda: checkpoint(tmp_path, 9) is not None, process)
+    os.kill(process.pid, signal.SIGKILL)
+    process.join()
+    newest = max(
+        (tmp_path / "state").glob("run-*/checkpoint-*"), key=lambda p: int(p.name.split("-")[1])
+    )
+    with (newest / "optimizer.pt").open("r+b") as stream:
+        stream.truncate(1000)
+    log = run_to_the_end(command(tmp_path), tmp_path)
+    assert "optimizer.pt is damaged" in log
+    assert_same_bytes(tmp_path / "result", undisturbed)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_a_signal_ends_the_run_after_the_update(
+    command, undisturbed: Path, tmp_path: Path, number: signal.Signals
+) -> None:
+    process = processes.start(command(tmp_path, save_steps=1000), tmp_path / "log")
+    started = lambda: any(  # noqa: E731
+        len(read_jsonl(path)) >= 4 for path in (tmp_path / "state").glob("run-*/telemetry.jsonl")
+    )
+    processes.wait_for(started, process)
+    os.kill(process.pid, number)
+    process.join()
+    assert process.exitcode == EXIT_INTERRUPTED != 0
+    log = (tmp_path / "log").read_text()
+    assert f"stopped by {number.name} after update" in log
+    assert "run the same command again" in log
+    saved = next((tmp_path / "state").glob("run-*/checkpoint-*"))
+    # only what was trained is saved, not the frozen weights
+    names = load_file(saved / "trainables.safetensors").keys()
+    assert all("lora_" in name or "vlm_uni" in name or "mm_projector" in name for name in names)
+    # how often checkpoints are written changes no result, so the run may go on under another value
+    log = run_to_the_end(command(tmp_path), tmp_path)
+    assert f"continuing after update {saved.name.split('-')[1]} " in log
+    for name in ("adapter_model.safetensors", "telemetry.jsonl", "gates.json"):
+        assert (tmp_path / "result" / name).read_bytes() == (undisturbed / name).read_bytes()
+
+
+def test_state_of_other_settings_is_not_continued(command, tmp_path: Path) -> None:
+    process = processes.start(command(tmp_path, learning_rate=5e-4), tmp_path / "log")
+    processes.wait_for(lambda: checkpoint(tmp_path, 3) is not None, process)
+    os.kill(process.pid, signal.SIGKILL)
+    process.join()
+    log = run_to_the_end(command(tmp_path, epochs=1), tmp_path)
+    assert "left alone and not used" in log
+    assert "continuing" not in log
+
+
+def test_two_ranks_give_the_trajectory_of_one(world, tmp_path: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    values = world.settings(micro_batch_size=2)
+    ranks = [
+        processes.start(
+            world.arguments("pretrain", tmp_path / "two", values),
+            tmp_path / f"log{rank}",
+            RANK=str(rank),
+            LOCAL_RANK=str(rank),
+            WORLD_SIZE="2",
+            MASTER_ADDR="127.0.0.1",
+            MASTER_PORT=port,
+        )
+        for rank in (0, 1)
+    ]
+    (tmp_path / "one").mkdir()
+    run_to_the_end(world.arguments("pretrain", tmp_path / "one", values), tmp_path / "one")
+    for rank in ranks:
+        rank.join()
+        assert rank.exitcode == 0, (tmp_path / "log0").read_text()
+    one, two = (tmp_path / name / "result" for name in ("one", "two"))
+    rows = zip(
+        read_jsonl(one / "telemetry.jsonl"), read_jsonl(two / "telemetry.jsonl"), strict=True
+    )
+    for ours, theirs in rows:
+        assert theirs == pytest.approx(ours, rel=1e-5, abs=1e-9)
+    tensors = load_file(two / "mm_projector.safetensors")
+    for name, tensor in load_file(one / "mm_projector.safetensors").items():
+        torch.testing.assert_close(tensors[name], tensor, rtol=1e-5, atol=1e-5)
+    assert read_json(two / "manifest.json")["details"]["plan"]["accumulation"] == 2
+    shutil.rmtree(two)
