@@ -7,6 +7,7 @@ the other hold the same lines in the same order, for any K from 1 to n.
 """
 
 import logging
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -94,7 +95,9 @@ def predict_shard(
         perf.extra["resumed_answers"] = len(shard) - len(open_questions)
         if open_questions:
             logger.info("shard %s: %d of %d open", name, len(open_questions), len(shard))
+            started = time.perf_counter()
             answerer = (load_answerer or _loader(request))()
+            perf.extra["model_load_seconds"] = round(time.perf_counter() - started, 3)
             images = ImageSource(request.image_root, loaded.inline_images)
             runner = Runner(answerer, images, journal, request.settings.batch_size)
             runner.run(open_questions)

@@ -1,4 +1,10 @@
-"""The benchmarks: a folder each, found by its name."""
+"""The benchmarks: a folder each, found by its name.
+
+To add one, make a folder whose ``__init__.py`` ends with ``BENCHMARK = ...``, an
+instance of a :class:`~.base.Benchmark` subclass that reads questions and scores
+answers, and a row in the benchmarks sheet with that folder's name as ``kind``.
+The runner, the journal, the gather step and the gates are shared.
+"""
 
 from importlib import import_module
 
