@@ -1,5 +1,6 @@
 """What a stage needs before its first step: model, hashes of models, threads."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,11 +29,9 @@ def projector_hash(model: MGMForCausalLM) -> str:
     return digest_tensors(projector_state(model))
 
 
-def largest_adapter_b(model: nn.Module) -> float:
-    """Return the largest absolute entry of all B matrices of the adapter."""
-    entries = [
-        float(p.detach().abs().max()) for name, p in model.named_parameters() if "lora_B" in name
-    ]
+def largest_adapter_b(parameters: Mapping[str, nn.Parameter]) -> float:
+    """Return the largest absolute entry of all B matrices among named parameters."""
+    entries = [float(p.detach().abs().max()) for name, p in parameters.items() if "lora_B" in name]
     return max(entries, default=0.0)
 
 

@@ -139,7 +139,7 @@ def _conclude(
     if run.request.stage == "pretrain":
         require_moved_projector(run.book, start, result)
     else:
-        require_moved_adapter(run.book, largest_adapter_b(trainer.model))
+        require_moved_adapter(run.book, largest_adapter_b(trainer.trainables()))
 
 
 def _open_store(run: _Run) -> tuple[dict[str, str], StateStore]:

@@ -81,6 +81,7 @@ class StageTrainer(Trainer):
         self.gates = gates
         self._telemetry = telemetry
         self._store = store
+        self._dataset = dataset
         self._losses: list[torch.Tensor] = []
         self._pending: dict[str, Any] = {}
         self.update_seconds: list[float] = []
@@ -97,7 +98,7 @@ class StageTrainer(Trainer):
     def get_train_dataloader(self) -> DataLoader:
         """Return the loader over the given order; its generator keeps the global RNG untouched."""
         loader = DataLoader(
-            self.train_dataset,
+            self._dataset,
             batch_size=self._plan.micro_batch,
             sampler=self._order,
             collate_fn=self.data_collator,
@@ -134,8 +135,8 @@ class StageTrainer(Trainer):
             # whatever the cut into micro-batches and ranks.
             if parameter.requires_grad and parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
-        loss = torch.stack(self._losses).sum()
-        loss = float(self.accelerator.gather(loss.reshape(1)).mean())
+        share = torch.stack(self._losses).sum().reshape(1)
+        loss = float(self.accelerator.gather(share).mean())
         self._losses.clear()
         update = self.state.global_step
         size = self._plan.global_batch
@@ -153,7 +154,7 @@ class StageTrainer(Trainer):
     def record_update(self) -> None:
         """Write the telemetry row of the update that was just applied."""
         row = self._pending
-        row["learning_rate"] = float(self.lr_scheduler.get_last_lr()[0])
+        row["learning_rate"] = float(self._get_learning_rate())
         keys = ("step", "loss", "grad_norm", "learning_rate", "supervised_tokens", "samples")
         self._telemetry.append({key: row[key] for key in keys})
 
