@@ -49,7 +49,22 @@ MM_DEFAULTS: dict[str, Any] = {
     "tokenizer_model_max_length": 2048,
 }
 _RECAP_KEY = "recap"
-_OMITTED = {"_name_or_path", "transformers_version", "architectures", "model_type", "dtype"}
+# settings of the library that say nothing about the model
+_OMITTED = {
+    "_name_or_path",
+    "transformers_version",
+    "architectures",
+    "model_type",
+    "dtype",
+    "id2label",
+    "label2id",
+    "problem_type",
+    "return_dict",
+    "output_attentions",
+    "output_hidden_states",
+    "chunk_size_feed_forward",
+    "is_encoder_decoder",
+}
 _VISION_OMITTED = _OMITTED - {"model_type"}
 
 

@@ -62,7 +62,7 @@ def write_micro_parts(
 
 
 def write_micro_gemma(folder: Path, *, vocab_size: int, hidden: int = 128, layers: int = 4) -> None:
-    """Write a random Gemma of head size 32 with one key-value head."""
+    """Write a random, talkative Gemma of head size 32 with one key-value head."""
     from transformers import GemmaConfig, GemmaForCausalLM
 
     config = GemmaConfig(
@@ -74,9 +74,12 @@ def write_micro_gemma(folder: Path, *, vocab_size: int, hidden: int = 128, layer
         num_key_value_heads=1,
         head_dim=32,
         max_position_embeddings=2048,
-        initializer_range=0.1,
+        initializer_range=0.3,
     )
-    GemmaForCausalLM(config).save_pretrained(folder)
+    model = GemmaForCausalLM(config)
+    # small embeddings under large layers: otherwise the tied head repeats the last token
+    model.model.embed_tokens.weight.data.mul_(0.05)
+    model.save_pretrained(folder)
 
 
 def write_micro_clip(folder: Path) -> None:
