@@ -15,20 +15,18 @@ if TYPE_CHECKING:
 
 # The prompt is learnt too, at a small weight: it teaches the words.
 PROMPT_WEIGHT = 0.1
-HELD_OUT = 200
 _PAD = 0
+# Small, so that the weights come in several files with an index, as the real ones do.
+_SHARD = "2MB"
 
 
-def build_language_model(
-    out: Path, seed: int, settings: LanguageSettings, held_out: int = HELD_OUT
-) -> dict[str, Any]:
+def build_language_model(out: Path, seed: int, settings: LanguageSettings) -> dict[str, Any]:
     """Train and save the model and its tokenizer; return what was measured.
 
     Args:
         out: folder of the model, Hugging Face layout.
         seed: of weights and texts.
         settings: sizes and length of the training.
-        held_out: fresh texts whose greedy answer is compared with the true one.
     """
     from transformers import GemmaForCausalLM
 
@@ -42,14 +40,14 @@ def build_language_model(
             learning_rate=settings.learning_rate,
             name="language model",
         )
-        exact = _measure(model, tokenizer, seed, held_out)
+        exact = _measure(model, tokenizer, seed, settings.held_out)
     model.generation_config.update(do_sample=False, bos_token_id=2, eos_token_id=1, pad_token_id=0)
-    model.save_pretrained(str(out), max_shard_size="2MB")
+    model.save_pretrained(str(out), max_shard_size=_SHARD)
     save_tokenizer(tokenizer, out)
     return {
         "first_loss": round(losses[0], 4) if losses else None,
         "last_loss": round(sum(losses[-20:]) / len(losses[-20:]), 4) if losses else None,
-        "held_out_texts": held_out,
+        "held_out_texts": settings.held_out,
         "held_out_exact_answers": exact,
         "parameters": sum(p.numel() for p in model.parameters()),
         "vocabulary": len(tokenizer),

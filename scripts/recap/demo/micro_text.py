@@ -56,7 +56,8 @@ def tokenizer_text(seed: int, count: int) -> Iterator[str]:
     yield from [_GENERAL] * 2
     yield from CAPTION_QUESTIONS * 2
     # The words of the conversation template, and the signs in the case they are drawn in.
-    yield from ["user\n", "model\n", *(word.upper() for word in SIGN_WORDS)] * 2
+    yield from ["user\n", "model\n"] * 200
+    yield from [word.upper() for word in SIGN_WORDS] * 2
     yield from SIGN_WORDS
     kinds = [*CorruptionRates.model_fields, "none"]
     for index in range(count):

@@ -72,7 +72,11 @@ def _learn_gemma_pieces(seed: int, size: int) -> tuple[list[str], list[tuple[str
     )
     alphabet = [_SPACE, *(chr(code) for code in range(33, 127))]
     trainer = trainers.BpeTrainer(
-        vocab_size=size, initial_alphabet=alphabet, limit_alphabet=len(alphabet), min_frequency=2
+        vocab_size=size,
+        initial_alphabet=alphabet,
+        limit_alphabet=len(alphabet),
+        min_frequency=2,
+        show_progress=False,
     )
     learner.train_from_iterator(tokenizer_text(seed, TEXTS), trainer)
     return _read_pieces(learner)
@@ -103,6 +107,7 @@ def build_opt_tokenizer(seed: int, vocabulary: int) -> Any:
         vocab_size=vocabulary - len(OPT_CONTROL) - 1,
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         min_frequency=2,
+        show_progress=False,
     )
     learner.train_from_iterator(tokenizer_text(seed, TEXTS), trainer)
     pieces, merges = _read_pieces(learner)

@@ -89,6 +89,7 @@ class LanguageSettings(Settings):
     steps: int = Field(300, ge=0, description="optimizer updates")
     batch_size: int = Field(8, ge=1, description="texts an update")
     learning_rate: float = Field(3e-3, gt=0, description="peak learning rate")
+    held_out: int = Field(200, ge=0, description="fresh texts the result is measured on")
 
 
 class CaptionerSettings(Settings):
