@@ -15,6 +15,9 @@ def parser() -> argparse.ArgumentParser:
         "--settings pretrain.json --seed 1 --state-dir state/1 --out-dir runs/1/pretrain "
         "--perf perf/pretrain.json",
     )
+    cli.epilog = (
+        f"{cli.epilog}\n  75 stopped by SIGTERM or SIGUSR1; the same command continues the run"
+    )
     cli.add_argument("--stage", required=True, choices=("pretrain", "finetune"))
     cli.add_argument("--data", required=True, type=Path, help="LLaVA JSON")
     cli.add_argument("--image-root", required=True, type=Path, help="folder of the images")
