@@ -130,7 +130,7 @@ class ConvNextTower(nn.Module):
             stages.append(Stage(before, width, rates[start : start + depth]))
             start += depth
         self.vision_stages = nn.Sequential(*stages)
-        self.hidden_size = sum(dims)
+        self.depths, self.dims = list(depths), list(dims)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Return the auxiliary map.
@@ -142,7 +142,7 @@ class ConvNextTower(nn.Module):
             (B, sum(dims), S / 4, S / 4) in the tower's type. Stages 1 to 3 are
             upsampled bilinearly (``align_corners=False``) in float32.
         """
-        x = self.vision_stem(images.to(self.vision_stem[0].weight.dtype))
+        x = self.vision_stem(images.to(next(self.parameters()).dtype))
         outputs = []
         for stage in self.vision_stages:
             x = stage(x)

@@ -54,9 +54,9 @@ def write_micro_parts(
         write_micro_gemma(parts.language_model, vocab_size=size, hidden=hidden_size, layers=layers)
         write_micro_clip(parts.clip)
         tower = ConvNextTower([1] * len(dims), list(dims))
-        for stage in tower.vision_stages:
-            for block in stage.blocks:
-                torch.nn.init.uniform_(block.gamma, 0.5, 1.5)
+        for name, parameter in tower.named_parameters():
+            if name.endswith("gamma"):
+                torch.nn.init.uniform_(parameter, 0.5, 1.5)
         save_openclip_convnext(tower, parts.convnext)
     return parts
 

@@ -16,6 +16,7 @@ map (106 million elements an image at 768 pixels) never exists as a whole.
 """
 
 import math
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -66,6 +67,7 @@ def mine_patch_info(
         )
     projected, offset = _absorb_queries(tokens, query, key)
     pooled = []
+    eps = split_unit(key)[0].eps
     needs_grad = projected.requires_grad or aux.requires_grad
     recompute = torch.is_grad_enabled() and needs_grad
     for start in range(0, grid, rows_per_chunk):
@@ -74,7 +76,7 @@ def mine_patch_info(
             projected[:, start * grid : stop * grid],
             offset[:, start * grid : stop * grid],
             aux[:, :, start * side : stop * side],
-            key[0].eps,
+            eps,
             side,
         )
         if recompute:
@@ -90,11 +92,12 @@ def _absorb_queries(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return (B, N, C) queries in candidate space and their (B, N) constants."""
     kind = tokens.dtype
+    norm, projection = split_unit(key)
     q = linear(layer_norm(tokens, query[0]), query[1]) / math.sqrt(tokens.shape[-1])
-    in_map = q @ key[1].weight.to(kind)
+    in_map = q @ projection.weight.to(kind)
     # beta . (W^T q) + b . q, the part of the logit that does not see the candidate
-    offset = in_map @ key[0].bias.to(kind) + q @ key[1].bias.to(kind)
-    return in_map * key[0].weight.to(kind), offset
+    offset = in_map @ norm.bias.to(kind) + q @ projection.bias.to(kind)
+    return in_map * norm.weight.to(kind), offset
 
 
 def _attend_chunk(
@@ -112,17 +115,23 @@ def _attend_chunk(
 
 
 def _project_values(pooled: torch.Tensor, value: nn.Sequential) -> torch.Tensor:
-    kind = pooled.dtype
-    return linear(pooled * value[0].weight.to(kind) + value[0].bias.to(kind), value[1])
+    norm, projection = split_unit(value)
+    moved = pooled * norm.weight.to(pooled.dtype) + norm.bias.to(pooled.dtype)
+    return linear(moved, projection)
 
 
-def linear(x: torch.Tensor, layer: nn.Module) -> torch.Tensor:
+def linear(x: torch.Tensor, layer: Any) -> torch.Tensor:
     """Apply a Linear in the type of ``x``: trained weights may be held in float32."""
-    return functional.linear(x, layer.weight.to(x.dtype), layer.bias.to(x.dtype))  # type: ignore[operator, union-attr, arg-type]
+    return functional.linear(x, layer.weight.to(x.dtype), layer.bias.to(x.dtype))
 
 
-def layer_norm(x: torch.Tensor, layer: nn.Module) -> torch.Tensor:
+def layer_norm(x: torch.Tensor, layer: Any) -> torch.Tensor:
     """Apply a LayerNorm in the type of ``x``."""
-    shape: tuple[int, ...] = layer.normalized_shape  # type: ignore[assignment]
-    weight, bias = layer.weight.to(x.dtype), layer.bias.to(x.dtype)  # type: ignore[operator, union-attr]
-    return functional.layer_norm(x, shape, weight, bias, layer.eps).to(x.dtype)  # type: ignore[arg-type]
+    weight, bias = layer.weight.to(x.dtype), layer.bias.to(x.dtype)
+    return functional.layer_norm(x, layer.normalized_shape, weight, bias, layer.eps).to(x.dtype)
+
+
+def split_unit(unit: nn.Sequential) -> tuple[nn.LayerNorm, nn.Linear]:
+    """Return the two layers of a mining projector."""
+    norm, projection = unit
+    return cast(nn.LayerNorm, norm), cast(nn.Linear, projection)

@@ -48,6 +48,7 @@ class MGMForCausalLM(PreTrainedModel):
     optimizer works on full precision without autocast.
     """
 
+    config: MGMConfig
     config_class = MGMConfig
     base_model_prefix = "mgm"
     main_input_name = "input_ids"

@@ -72,12 +72,10 @@ def save_openclip_convnext(
         mean: pixel mean; must equal the CLIP tower's.
         std: pixel standard deviation; must equal the CLIP tower's.
     """
-    depths = [len(stage.blocks) for stage in tower.vision_stages]
-    dims = [stage.blocks[0].conv_dw.weight.shape[0] for stage in tower.vision_stages]
     vision = {
         "timm_model_name": timm_model_name,
         "timm_model_pretrained": False,
-        "timm_model_kwargs": {"depths": depths, "dims": dims},
+        "timm_model_kwargs": {"depths": tower.depths, "dims": tower.dims},
         "timm_pool": "",
         "timm_proj": "mlp",
         "image_size": image_size,

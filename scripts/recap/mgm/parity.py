@@ -88,33 +88,31 @@ def check_parity(
     """
     config = config_from_disk(merged_dir)
     prompts = build_prompts(merged_dir, config, images_root, questions, settings.parity_prompts)
-    merger = AdapterMerger(adapter_dir, parts, torch_dtype(settings.dtype))
-    wrong = compare_weights(merger, open_model_folder(merged_dir))
-    reference = _unmerged(adapter_dir, parts, config, settings.dtype, device)
-    limit = settings.parity_max_new_tokens
-    unmerged = [trace(reference, prompt, limit) for prompt in prompts]
-    tolerance = _rounding_tolerance(reference, prompts, unmerged, settings)
-    merge_adapter(reference, dtype=torch_dtype(settings.dtype))
-    folded = [trace(reference, prompt, limit) for prompt in prompts]
-    del reference  # one model in memory at a time
+    dtype = torch_dtype(settings.dtype)
+
+    def unmerged() -> MGMForCausalLM:
+        return _unmerged(adapter_dir, parts, config, dtype, device)
+
+    plain, folded, tolerance = _reference_traces(unmerged(), prompts, settings)
     checkpoint, _ = load_checkpoint(merged_dir, dtype="float32", device=device)
-    merged = [trace(checkpoint, prompt, limit) for prompt in prompts]
-    report = _judge(prompts, merged, folded, unmerged, tolerance)
-    report["tokenizer_equal"] = _same_tokenizer(merged_dir, parts, prompts)
-    report["wrong_tensors"] = wrong
-    failed = next((i for i, row in enumerate(report["prompts"]) if not row["passed"]), None)
-    report["first_diverging_module"] = str(wrong[0]["module"]) if wrong else None
-    if failed is not None and not wrong:
-        reference = _unmerged(adapter_dir, parts, config, settings.dtype, device)
-        merge_adapter(reference, dtype=torch_dtype(settings.dtype))
-        report["first_diverging_module"] = first_divergence(
-            checkpoint,
-            reference,
-            lambda model: trace(model, prompts[failed], 1),
-            FLOAT32_TOLERANCE,
+    merged = [trace(checkpoint, prompt, settings.parity_max_new_tokens) for prompt in prompts]
+    report = _judge(prompts, merged, folded, plain, tolerance)
+    merger = AdapterMerger(adapter_dir, parts, dtype)
+    wrong = compare_weights(merger, open_model_folder(merged_dir))
+    failed = [p for p, row in zip(prompts, report["prompts"], strict=True) if not row["passed"]]
+    culprit = wrong[0]["module"] if wrong else None
+    if failed and not wrong:
+        again = merge_adapter(unmerged(), dtype=dtype)
+        culprit = first_divergence(
+            checkpoint, again, lambda model: trace(model, failed[0], 1), FLOAT32_TOLERANCE
         )
-    report["dtype"] = settings.dtype
-    report["passed"] = failed is None and not wrong and report["tokenizer_equal"]
+    report |= {
+        "dtype": settings.dtype,
+        "tokenizer_equal": _same_tokenizer(merged_dir, parts, prompts),
+        "wrong_tensors": wrong,
+        "first_diverging_module": culprit,
+    }
+    report["passed"] = not failed and not wrong and report["tokenizer_equal"]
     write_json(out, report)
     if not report["passed"]:
         raise GateError(_message(merged_dir, report))
@@ -122,22 +120,23 @@ def check_parity(
     return report
 
 
-def _rounding_tolerance(
-    model: MGMForCausalLM,
-    prompts: list[ParityPrompt],
-    unmerged: list[Trace],
-    settings: MergeSettings,
-) -> float:
-    """Return the tolerance that the module's description derives."""
-    with stochastically_rounded(model, torch_dtype(settings.dtype), NOISE_SEED):
-        noisy = [trace(model, prompt, settings.parity_max_new_tokens) for prompt in prompts]
-    pairs = zip(noisy, unmerged, strict=True)
-    effects = [compare_traces(ours, plain, 0.0)["max_difference"] or 0.0 for ours, plain in pairs]
-    return max(SAFETY * max(effects), FLOAT32_TOLERANCE)
+def _reference_traces(
+    model: MGMForCausalLM, prompts: list[ParityPrompt], settings: MergeSettings
+) -> tuple[list[Trace], list[Trace], float]:
+    """Return traces of the unmerged and the folded model, and the tolerance between them."""
+    dtype, limit = torch_dtype(settings.dtype), settings.parity_max_new_tokens
+    plain = [trace(model, prompt, limit) for prompt in prompts]
+    with stochastically_rounded(model, dtype, NOISE_SEED):
+        noisy = [trace(model, prompt, limit) for prompt in prompts]
+    pairs = zip(noisy, plain, strict=True)
+    effects = [compare_traces(ours, theirs, 0.0)["max_difference"] or 0.0 for ours, theirs in pairs]
+    merge_adapter(model, dtype=dtype)
+    folded = [trace(model, prompt, limit) for prompt in prompts]
+    return plain, folded, max(SAFETY * max(effects), FLOAT32_TOLERANCE)
 
 
 def _unmerged(
-    adapter_dir: str | Path, parts: ModelParts, config: Any, dtype: str, device: str
+    adapter_dir: str | Path, parts: ModelParts, config: Any, dtype: torch.dtype, device: str
 ) -> MGMForCausalLM:
     """Return base plus adapter in float32, everything but the merged maps rounded."""
     model = build_model(
@@ -147,7 +146,7 @@ def _unmerged(
         image_aspect_ratio=config.image_aspect_ratio,
         max_length=config.tokenizer_model_max_length,
     )
-    return attach_exact(model, adapter_dir, torch_dtype(dtype)).to(device)  # type: ignore[arg-type]
+    return attach_exact(model, adapter_dir, dtype).to(device)  # type: ignore[arg-type]
 
 
 @torch.no_grad()

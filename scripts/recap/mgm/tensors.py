@@ -1,5 +1,6 @@
 """Files of named tensors: safetensors and pickled ``.bin``, sharded or not."""
 
+import hashlib
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping
@@ -12,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from ..errors import RecapError
-from ..hashing import digest_json, sha256_bytes
+from ..hashing import digest_json
 from ..io import atomic_path, read_json, write_json
 
 INDEX_FILE = "model.safetensors.index.json"
@@ -53,9 +54,14 @@ def torch_dtype(name: str) -> torch.dtype:
 
 def write_safetensors(path: str | Path, tensors: Mapping[str, torch.Tensor]) -> None:
     """Write tensors in name order, atomically; equal tensors give equal bytes."""
-    ready = {
-        name: tensors[name].detach().to("cpu").contiguous().clone() for name in sorted(tensors)
-    }
+    ready: dict[str, torch.Tensor] = {}
+    seen: set[int] = set()
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().to("cpu").contiguous()
+        pointer = tensor.untyped_storage().data_ptr()
+        # the format refuses tensors that share storage
+        ready[name] = tensor.clone() if pointer in seen else tensor
+        seen.add(pointer)
     with atomic_path(path) as temporary:
         save_file(ready, temporary, metadata={"format": "pt"})
 
@@ -215,8 +221,9 @@ def iter_digests(sources: Mapping[str, TensorSource]) -> Iterator[tuple[str, str
     """Yield name and SHA-256 over type, shape and bytes of each tensor, in name order."""
     for name in sorted(sources):
         tensor = sources[name].load().detach().cpu().contiguous()
-        head = json.dumps([str(tensor.dtype), list(tensor.shape)]).encode()
-        yield name, sha256_bytes(head + tensor.flatten().view(torch.uint8).numpy().tobytes())
+        digest = hashlib.sha256(json.dumps([str(tensor.dtype), list(tensor.shape)]).encode())
+        digest.update(tensor.flatten().view(torch.uint8).numpy())
+        yield name, digest.hexdigest()
 
 
 def fingerprint(sources: Mapping[str, TensorSource]) -> str:

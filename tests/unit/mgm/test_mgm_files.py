@@ -240,6 +240,7 @@ def test_adapter_names_and_round_trip(mgm_parts, mgm_adapter, mgm_model):
     assert not torch.allclose(mgm_model(**sample()).logits, before)
 
 
+@pytest.mark.filterwarnings("ignore::FutureWarning")
 def test_peft_itself_reads_our_adapter(mgm_parts, mgm_adapter, mgm_model):
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
