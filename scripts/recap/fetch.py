@@ -27,7 +27,7 @@ def fetch_model(model_id: str, revision: str, out: str | Path) -> None:
     Raises:
         RecapError: if the snapshot cannot be had.
     """
-    from modelscope import snapshot_download  # type: ignore[attr-defined]
+    from modelscope import snapshot_download
 
     offline = os.environ.get("MODELSCOPE_OFFLINE") == "1"
     try:

@@ -85,7 +85,7 @@ class StageSettings(Settings):
 class FinetuneSettings(StageSettings):
     """Stage 2: instruction tuning with LoRA."""
 
-    lora: LoraSettings = LoraSettings()  # type: ignore[call-arg]
+    lora: LoraSettings = LoraSettings()
 
 
 class TrainSettings(Settings):

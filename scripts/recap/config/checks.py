@@ -8,6 +8,7 @@ from ..errors import RecapError
 
 if TYPE_CHECKING:
     from .experiment import Experiment
+    from .schema import BenchmarkRow, CorpusRow, InstructionsRow
 
 
 def check_experiment(experiment: "Experiment") -> None:
@@ -104,8 +105,10 @@ def _check_models(experiment: "Experiment") -> None:
 
 def _check_sources(experiment: "Experiment") -> None:
     config = experiment.config
-    rows = [(f"corpora: {arm.corpus}", experiment.corpora[arm.corpus], "jsonl original")
-            for arm in experiment.arms.values()]  # fmt: skip
+    rows: list[tuple[str, "CorpusRow | InstructionsRow | BenchmarkRow", str]] = [
+        (f"corpora: {arm.corpus}", experiment.corpora[arm.corpus], "jsonl original")
+        for arm in experiment.arms.values()
+    ]
     rows.append((f"instructions: {config.instructions}", experiment.instructions, "json_file"))
     rows += [
         (f"benchmarks: {name}", row, "questions annotations")

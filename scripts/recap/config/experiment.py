@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import yaml
 from pydantic import ValidationError
@@ -55,10 +55,6 @@ class Experiment:
             operator: {name: self.model_dir(model) for name, model in parameters.items()}
             for operator, parameters in self.config.operator_models.items()
         }
-
-    def micro_batch_size(self, stage: Literal["pretrain", "finetune"]) -> int:
-        """Return samples a forward pass and rank of a stage."""
-        return getattr(self.config.train, stage).micro_batch_size  # type: ignore[no-any-return]
 
     @property
     def stand_ins(self) -> list[str]:

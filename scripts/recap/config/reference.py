@@ -19,7 +19,7 @@ from .schema import (
     ModelRow,
 )
 
-_SHEETS = {
+_SHEETS: dict[str, type[Settings]] = {
     "arms.tsv": ArmRow,
     "corpora.tsv": CorpusRow,
     "instructions.tsv": InstructionsRow,
@@ -51,7 +51,8 @@ def build_files(folder: str | Path) -> dict[str, str]:
     """
     defaults = yaml.safe_load((Path(folder) / "config.yaml").read_text(encoding="utf-8"))
     files = {"README.md": build_reference(defaults)}
-    for name, model in {"config": ExperimentConfig, **_SHEETS}.items():
+    models: dict[str, type[Settings]] = {"config": ExperimentConfig, **_SHEETS}
+    for name, model in models.items():
         schema = f"schemas/{Path(name).stem}.schema.json"
         files[schema] = dump_json(model.model_json_schema())
     return files

@@ -10,7 +10,6 @@ from PIL import Image
 from recap.curate import images
 from recap.curate.images import check_image
 from recap.curate.lines import iter_raw_lines
-from recap.curate.split import split_corpus
 from recap.curate.validate import validate_corpus
 from recap.errors import GateError, RecapError
 from recap.io import read_json, read_jsonl
@@ -267,19 +266,3 @@ def test_a_line_of_exactly_the_limit_passes(tmp_path):
     path = tmp_path / "a.jsonl"
     path.write_bytes(b"x" * 100 + b"\n" + b"x" * 101 + b"\n")
     assert list(iter_raw_lines(path, 100)) == [(1, b"x" * 100 + b"\n"), (2, None)]
-
-
-@pytest.mark.parametrize("count", [1, 3, 7])
-def test_shards_concatenate_to_the_input(tmp_path, count):
-    lines = [json.dumps({"id": str(index)}) + "\n" for index in range(7)]
-    (tmp_path / "v.jsonl").write_text("".join(lines))
-    paths = split_corpus(tmp_path / "v.jsonl", count, tmp_path / "shards")
-    assert [path.name for path in paths] == [f"{index:05d}.jsonl" for index in range(count)]
-    assert "".join(path.read_text() for path in paths) == "".join(lines)
-    assert all(path.stat().st_size for path in paths)
-
-
-def test_more_shards_than_records_is_an_error(tmp_path):
-    (tmp_path / "v.jsonl").write_text('{"id": "1"}\n')
-    with pytest.raises(RecapError, match="shard_size"):
-        split_corpus(tmp_path / "v.jsonl", 2, tmp_path / "shards")
