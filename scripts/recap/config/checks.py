@@ -105,7 +105,7 @@ def _check_models(experiment: "Experiment") -> None:
 
 def _check_sources(experiment: "Experiment") -> None:
     config = experiment.config
-    rows: list[tuple[str, "CorpusRow | InstructionsRow | BenchmarkRow", str]] = [
+    rows: list[tuple[str, CorpusRow | InstructionsRow | BenchmarkRow, str]] = [
         (f"corpora: {arm.corpus}", experiment.corpora[arm.corpus], "jsonl original")
         for arm in experiment.arms.values()
     ]
