@@ -222,7 +222,7 @@ def iter_digests(sources: Mapping[str, TensorSource]) -> Iterator[tuple[str, str
     for name in sorted(sources):
         tensor = sources[name].load().detach().cpu().contiguous()
         digest = hashlib.sha256(json.dumps([str(tensor.dtype), list(tensor.shape)]).encode())
-        digest.update(tensor.flatten().view(torch.uint8).numpy())
+        digest.update(tensor.flatten().view(torch.uint8).numpy().data)
         yield name, digest.hexdigest()
 
 
