@@ -3,8 +3,7 @@
 import argparse
 
 from recap.caption.shard import caption_shard
-from recap.cli import make_parser, run_cli
-from recap.curate.options import parse_settings
+from recap.cli import make_parser, parse_settings, run_cli
 from recap.settings import CaptionSettings
 
 

@@ -3,8 +3,9 @@
 import argparse
 from pathlib import Path
 
-from recap.cli import make_parser, run_cli
-from recap.mgm.options import add_parts_options, parse_merge_settings, parts_from_args
+from recap.cli import make_parser, parse_settings, run_cli
+from recap.mgm.options import add_parts_options, parts_from_args
+from recap.settings import MergeSettings
 
 
 def parser() -> argparse.ArgumentParser:
@@ -42,7 +43,7 @@ def main(args: argparse.Namespace) -> None:
         parts_from_args(args),
         images_root=args.images_root,
         questions=args.questions,
-        settings=parse_merge_settings(args.settings),
+        settings=parse_settings(MergeSettings, args.settings),
         out=args.out,
         device=args.device or ("cuda" if torch.cuda.is_available() else "cpu"),
     )

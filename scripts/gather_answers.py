@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from recap.cli import make_parser, run_cli
+from recap.cli import make_parser, parse_settings, run_cli
 
 
 def parser() -> argparse.ArgumentParser:
@@ -25,7 +25,7 @@ def parser() -> argparse.ArgumentParser:
 def main(args: argparse.Namespace) -> None:
     """Merge."""
     from recap.evaluate.gather import gather_answers
-    from recap.evaluate.protocol import BenchmarkProtocol, parse_settings
+    from recap.evaluate.protocol import BenchmarkProtocol
 
     protocol = parse_settings(BenchmarkProtocol, args.protocol, "--protocol")
     gather_answers(

@@ -3,8 +3,9 @@
 import argparse
 from pathlib import Path
 
-from recap.cli import make_parser, run_cli
-from recap.mgm.options import add_parts_options, parse_merge_settings, parts_from_args
+from recap.cli import make_parser, parse_settings, run_cli
+from recap.mgm.options import add_parts_options, parts_from_args
+from recap.settings import MergeSettings
 
 
 def parser() -> argparse.ArgumentParser:
@@ -34,7 +35,7 @@ def main(args: argparse.Namespace) -> None:
         args.lora_path,
         parts_from_args(args),
         args.output_path,
-        parse_merge_settings(args.settings),
+        parse_settings(MergeSettings, args.settings),
         report=args.report,
     )
 

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from recap.cli import make_parser, run_cli
+from recap.cli import make_parser, parse_settings, run_cli
 from recap.evaluate.protocol import CONTROLS
 
 
@@ -34,7 +34,7 @@ def parser() -> argparse.ArgumentParser:
 def main(args: argparse.Namespace) -> None:
     """Build the request and answer it."""
     from recap.evaluate.predict import PredictRequest, predict_shard
-    from recap.evaluate.protocol import BenchmarkProtocol, parse_settings
+    from recap.evaluate.protocol import BenchmarkProtocol
     from recap.settings import EvaluateSettings
 
     request = PredictRequest(

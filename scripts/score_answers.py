@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from recap.cli import make_parser, run_cli
+from recap.cli import make_parser, parse_settings, run_cli
 
 
 def parser() -> argparse.ArgumentParser:
@@ -27,7 +27,7 @@ def parser() -> argparse.ArgumentParser:
 
 def main(args: argparse.Namespace) -> None:
     """Score."""
-    from recap.evaluate.protocol import BenchmarkProtocol, parse_settings
+    from recap.evaluate.protocol import BenchmarkProtocol
     from recap.evaluate.score import score_answers
 
     protocol = parse_settings(BenchmarkProtocol, args.protocol, "--protocol")

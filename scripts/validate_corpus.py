@@ -2,8 +2,7 @@
 
 import argparse
 
-from recap.cli import make_parser, run_cli
-from recap.curate.options import parse_settings
+from recap.cli import make_parser, parse_settings, run_cli
 from recap.curate.validate import validate_corpus
 from recap.settings import ValidateSettings
 

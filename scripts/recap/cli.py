@@ -6,14 +6,18 @@ import logging
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
+from pydantic import ValidationError
 
 from .errors import EXIT_BUG, RecapError
 from .logs import configure_logging
+from .settings import Settings, explain
 
 logger = logging.getLogger(__name__)
+
+AnySettings = TypeVar("AnySettings", bound=Settings)
 
 EXIT_CODES = """\
 exit codes:
@@ -74,3 +78,20 @@ def load_settings(text: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise RecapError(f"settings from {source} must be a mapping, not {type(value).__name__}")
     return value
+
+
+def parse_settings(model: type[AnySettings], text: str, what: str = "--settings") -> AnySettings:
+    """Build a settings model from inline JSON or from a JSON or YAML file.
+
+    Args:
+        model: the settings model.
+        text: what :func:`load_settings` takes.
+        what: the option's name, for the message.
+
+    Raises:
+        RecapError: naming every key that is wrong.
+    """
+    try:
+        return model.model_validate(load_settings(text))
+    except ValidationError as error:
+        raise RecapError(f"{what}: {explain(error)}") from error

@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -85,6 +86,18 @@ def snakemake(*arguments: str) -> int:
     return subprocess.run(["snakemake", *arguments], env=environment, check=False).returncode
 
 
+def failed_logs(folder: Path, since: float) -> list[Path]:
+    """Return the job logs written since a time that end in an error, oldest first."""
+    recent = [path for path in folder.rglob("*.log") if path.stat().st_mtime >= since]
+    failed = [path for path in recent if re.search(r" ERROR |error:|Traceback", _tail(path))]
+    return sorted(failed, key=lambda path: path.stat().st_mtime)
+
+
+def _tail(path: Path, lines: int = 20) -> str:
+    text = path.read_text(encoding="utf-8", errors="replace")
+    return "\n".join(text.splitlines()[-lines:])
+
+
 def run_experiment(experiment: str) -> None:
     """Run an experiment on this machine and print where its report is.
 
@@ -95,16 +108,19 @@ def run_experiment(experiment: str) -> None:
         RecapError: if the run did not finish.
     """
     common = ("--profile", "profiles/default", "--config", f"experiment={experiment}")
+    started = time.time()
     with only_run():
         locks = Path(".snakemake/locks")
         if locks.is_dir() and any(locks.iterdir()):
             logger.warning("the last run was interrupted; finished results are kept")
             snakemake(*common, "--quiet", "all", "--unlock")
-        code = snakemake(*common, "--quiet", "reason", "host")
+        code = snakemake(*common, "--quiet", "rules", "reason", "host")
     if code:
+        for log in failed_logs(Path("logs"), started):
+            sys.stderr.write(f"\n{log}:\n{_tail(log)}\n")
         raise RecapError(
-            f"experiment `{experiment}` did not finish (exit code {code}): the failed job's log "
-            "is shown above; what is done is kept, so fix the cause and run the same command again"
+            f"experiment `{experiment}` did not finish (exit code {code}); the logs of its failed "
+            "jobs end above. What is done is kept: fix the cause and run the same command again"
         )
     report = Path("results") / experiment / "report"
     verdict = (report / "verdict.txt").read_text(encoding="utf-8").strip()

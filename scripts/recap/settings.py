@@ -7,7 +7,7 @@ rule passes. Descriptions and defaults end up in the configuration reference.
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 Dtype = Literal["float32", "bfloat16", "float16"]
 
@@ -16,6 +16,20 @@ class Settings(BaseModel):
     """Base of all settings: unknown keys are refused, values never change."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+def explain(error: ValidationError) -> str:
+    """Return a validation error as `key.path: what is wrong`, one a key."""
+    lines = []
+    for item in error.errors():
+        path = ".".join(str(part) for part in item["loc"]) or "(top level)"
+        message = item["msg"]
+        if item["type"] == "extra_forbidden":
+            message = "unknown key; check the spelling or remove it"
+        elif item["type"] == "missing":
+            message = "required, but not set"
+        lines.append(f"`{path}`: {message}")
+    return "; ".join(lines)
 
 
 class ValidateSettings(Settings):

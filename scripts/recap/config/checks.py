@@ -3,8 +3,12 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pydantic import ValidationError
+
 from ..curate.recipe import resolve_recipe
 from ..errors import RecapError
+from ..evaluate.protocol import BenchmarkProtocol
+from ..settings import explain
 
 if TYPE_CHECKING:
     from .experiment import Experiment
@@ -144,9 +148,18 @@ def _check_training(experiment: "Experiment") -> None:
 
 def _check_evaluation(experiment: "Experiment") -> None:
     for name, row in experiment.benchmarks.items():
+        _check_protocol(experiment, name)
         if experiment.config.evaluation_shards > row.count:
             _fail(
                 "evaluation_shards",
                 f"{experiment.config.evaluation_shards} shards for the {row.count} questions of "
                 f"{name}: some would be empty; choose fewer",
             )
+
+
+def _check_protocol(experiment: "Experiment", name: str) -> None:
+    row = experiment.benchmarks[name]
+    try:
+        BenchmarkProtocol(kind=row.kind, ocr=row.ocr, max_new_tokens=row.max_new_tokens)
+    except ValidationError as error:
+        _fail(f"{experiment.config.sheets.benchmarks}: {name}", explain(error))

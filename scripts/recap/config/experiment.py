@@ -8,6 +8,7 @@ import yaml
 from pydantic import ValidationError
 
 from ..errors import RecapError
+from ..settings import explain
 from ..shards import shard_count
 from .schema import (
     ArmRow,
@@ -18,7 +19,7 @@ from .schema import (
     InstructionsRow,
     ModelRow,
 )
-from .sheets import explain, read_sheet
+from .sheets import read_sheet
 
 EXPERIMENT_FOLDERS = ("config/experiments", "config/local")
 RECIPE_FOLDER = "config/recipes"

@@ -7,7 +7,7 @@ from typing import TypeVar
 from pydantic import ValidationError
 
 from ..errors import RecapError
-from ..settings import Settings
+from ..settings import Settings, explain
 
 Row = TypeVar("Row", bound=Settings)
 
@@ -41,17 +41,3 @@ def read_sheet(path: str | Path, key: str, model: type[Row]) -> dict[str, Row]:
         except ValidationError as error:
             raise RecapError(f"{path}, line {number} ({name}): {explain(error)}") from error
     return rows
-
-
-def explain(error: ValidationError) -> str:
-    """Return a validation error as `key.path: what is wrong` lines."""
-    lines = []
-    for item in error.errors():
-        path = ".".join(str(part) for part in item["loc"]) or "(top level)"
-        message = item["msg"]
-        if item["type"] == "extra_forbidden":
-            message = "unknown key; check the spelling or remove it"
-        elif item["type"] == "missing":
-            message = "required, but not set"
-        lines.append(f"`{path}`: {message}")
-    return "; ".join(lines)

@@ -4,18 +4,14 @@ Light on purpose: the workflow validates its benchmark rows with this module.
 """
 
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Literal
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, field_validator
 
-from ..cli import load_settings
-from ..errors import RecapError
 from ..settings import Settings
 
 Control = Literal["none", "blank-image", "shuffled-image"]
 CONTROLS: tuple[Control, ...] = ("none", "blank-image", "shuffled-image")
-
-S = TypeVar("S", bound=Settings)
 
 
 def available_kinds() -> list[str]:
@@ -55,24 +51,3 @@ class BenchmarkProtocol(Settings):
         if value is not None and ("\n" in value or not value.strip()):
             raise ValueError("the instruction must be one non-empty line")
         return value
-
-
-def parse_settings(model: type[S], text: str, what: str) -> S:
-    """Build a settings model from inline JSON or the path of a JSON or YAML file.
-
-    Args:
-        model: the settings class.
-        text: inline JSON, or a path.
-        what: how the user knows it, for the message, such as ``--protocol``.
-
-    Raises:
-        RecapError: naming each bad key and what is wrong with it.
-    """
-    try:
-        return model(**load_settings(text))
-    except ValidationError as error:
-        problems = "; ".join(
-            f"{'.'.join(str(part) for part in item['loc']) or 'value'}: {item['msg']}"
-            for item in error.errors()
-        )
-        raise RecapError(f"{what} is not valid: {problems}") from error

@@ -3,11 +3,6 @@
 import argparse
 from pathlib import Path
 
-from pydantic import ValidationError
-
-from ..cli import load_settings
-from ..errors import RecapError
-from ..settings import MergeSettings
 from .parts import ModelParts
 
 
@@ -35,18 +30,3 @@ def parts_from_args(args: argparse.Namespace) -> ModelParts:
         conversation=args.conversation,
         image_size_aux=args.image_size_aux,
     )
-
-
-def parse_merge_settings(text: str) -> MergeSettings:
-    """Return settings given as JSON or as a file.
-
-    Raises:
-        RecapError: for unknown keys or impossible values, each with its reason.
-    """
-    try:
-        return MergeSettings.model_validate(load_settings(text))
-    except ValidationError as error:
-        reasons = "; ".join(
-            f"{'.'.join(map(str, entry['loc']))}: {entry['msg']}" for entry in error.errors()
-        )
-        raise RecapError(f"--settings: {reasons}") from error

@@ -8,7 +8,7 @@ from pydantic import ValidationError
 
 from ..errors import RecapError
 from ..mgm.parts import ModelParts
-from ..settings import FinetuneSettings, StageSettings
+from ..settings import FinetuneSettings, StageSettings, explain
 
 Stage = Literal["pretrain", "finetune"]
 
@@ -80,7 +80,4 @@ def parse_settings(stage: Stage, values: dict[str, Any]) -> StageSettings:
     try:
         return model.model_validate(values)
     except ValidationError as error:
-        problems = "; ".join(
-            f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors()
-        )
-        raise RecapError(f"settings of {stage}: {problems}") from error
+        raise RecapError(f"settings of {stage}: {explain(error)}") from error
