@@ -4,15 +4,16 @@ from pathlib import Path
 from typing import Any
 
 from ..io import read_json
-from .inputs import ComparisonInputs, RunInputs
+from .inputs import STAGES, ComparisonInputs, RunInputs
 
 Row = dict[str, Any]
+_OWN_BOUND = "each run's own bound"
 
 
 def gate_summary(inputs: ComparisonInputs) -> list[Row]:
     """Return one row a gate over all runs.
 
-    Rows carry ``gate``, ``bound`` (of the first run), ``values`` (the range
+    Rows carry ``gate``, ``bound`` (if the runs share it), ``values`` (the range
     over the runs, where they are numbers), ``passed`` (number of runs) and
     ``failed`` (names of runs).
     """
@@ -25,6 +26,8 @@ def gate_summary(inputs: ComparisonInputs) -> list[Row]:
                 name, {"gate": name, "bound": row["bound"], "passed": 0, "failed": []}
             )
             values.setdefault(name, []).append(row["value"])
+            if row["bound"] != gate["bound"]:
+                gate["bound"] = _OWN_BOUND
             if row["passed"]:
                 gate["passed"] += 1
             else:
@@ -34,7 +37,9 @@ def gate_summary(inputs: ComparisonInputs) -> list[Row]:
 
 def _run_gates(run: RunInputs) -> list[Row]:
     sources: list[tuple[str, Path]] = [
-        (stage, manifest.with_name("gates.json")) for stage, manifest in run.manifests.items()
+        (stage, run.manifests[stage].with_name("gates.json"))
+        for stage in STAGES
+        if stage in run.manifests
     ]
     named = (("adapter", run.check), ("merge", run.merge), ("parity", run.parity))
     sources += [(name, path) for name, path in named if path is not None]
