@@ -68,5 +68,7 @@ index=$($pip config get global.index-url 2>/dev/null || true)
 index=${PIP_INDEX_URL:-$index}
 [ -z "$index" ] || export UV_DEFAULT_INDEX="$index"
 .venv/bin/uv pip install --quiet --python .venv/bin/python --no-deps -r "$LOCK"
+# Every job is a process of its own: without byte code each would spend seconds compiling.
+.venv/bin/python -m compileall -q -j 0 .venv/lib >/dev/null 2>&1 || true
 echo "$want" > "$STAMP"
 say "done"
