@@ -10,12 +10,14 @@ from PIL import Image, ImageDraw, ImageFilter, ImageFont
 from .scene import BACKGROUNDS, COLORS, Scene, Thing
 
 MAX_JPEG_BYTES = 15_000
+# Of the sign's board, as shares of the central square's side.
+SIGN_HALF_WIDTH, SIGN_HALF_HEIGHT = 0.26, 0.1
 
 
 def sample_size(rng: np.random.Generator, low: int, high: int) -> tuple[int, int]:
-    """Return width and height in pixels; both within the bounds, aspect within 4:3."""
+    """Return width and height in pixels; both within the bounds, nearly square."""
     width = int(rng.integers(low, high + 1))
-    height = int(np.clip(width * rng.uniform(0.75, 4 / 3), low, high))
+    height = int(np.clip(width * rng.uniform(0.88, 1.14), low, high))
     return width, height
 
 
@@ -117,7 +119,7 @@ def _draw_sign(
     side: int,
 ) -> None:
     x, y = center
-    half_width, half_height = 0.26 * side, 0.1 * side
+    half_width, half_height = SIGN_HALF_WIDTH * side, SIGN_HALF_HEIGHT * side
     box = (x - half_width, y - half_height, x + half_width, y + half_height)
     board = _jitter((250, 250, 250), rng, 5)
     ink = _jitter((20, 20, 30), rng, 12)

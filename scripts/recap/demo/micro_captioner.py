@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .micro_facts import fact_loss, fact_targets, make_heads
+from .micro_facts import Lessons
+from .micro_init import start_vision
 from .micro_pictures import PictureSet, draw_pictures
 from .micro_score import score_captions
 from .micro_tokenizers import build_opt_tokenizer
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 VOCABULARY = 640
 MAX_NEW_TOKENS = 32
 _IGNORE = -100
+_WHITEN = 512  # pictures from which the patch embedding starts
 
 
 def build_captioner(out: Path, seed: int, settings: CaptionerSettings) -> dict[str, Any]:
@@ -130,28 +132,40 @@ def _config(tokenizer: Any, settings: CaptionerSettings) -> Any:
 
 
 def _fit(model: Any, processor: Any, seed: int, settings: CaptionerSettings) -> list[float]:
+    """Teach to look first, then to look and to say it."""
     import torch
 
     pictures = draw_pictures(seed, Stream.MICRO_PICTURE, settings.pictures, settings.image_size)
+    start_vision(model.vision_model, _pixel_values(processor, pictures.pixels[:_WHITEN]))
     ids, labels = _encode(processor.tokenizer, pictures.captions, settings.query_tokens)
-    targets = torch.from_numpy(fact_targets(pictures.scenes))
-    heads = make_heads(settings.qformer_width)
+    lessons = Lessons(
+        pictures,
+        settings.image_size // settings.patch_size,
+        query_width=settings.qformer_width,
+        patch_width=settings.vision_width,
+    )
     order = _epochs(seed, settings.pictures, settings.steps * settings.batch_size)
 
     def loss_at(step: int) -> "torch.Tensor":
         picked = order[step * settings.batch_size : (step + 1) * settings.batch_size]
+        values = _pixel_values(processor, pictures.pixels[picked])
+        if step < settings.look_share * settings.steps:
+            seen = model.get_image_features(values)
+            queries = seen.qformer_outputs.last_hidden_state
+            return lessons.loss(picked, queries, seen.last_hidden_state)
         longest = int((labels[picked] != _IGNORE).any(0).nonzero().max()) + 1
         output = model(
-            pixel_values=_pixel_values(processor, pictures.pixels[picked]),
+            pixel_values=values,
             input_ids=ids[picked][:, :longest],
             labels=labels[picked][:, :longest],
         )
-        facts = fact_loss(heads, output.qformer_outputs.last_hidden_state, targets[picked])
-        loss: torch.Tensor = output.loss + settings.fact_weight * facts
-        return loss
+        queries = output.qformer_outputs.last_hidden_state
+        looking = lessons.loss(picked, queries, output.vision_outputs.last_hidden_state)
+        total: torch.Tensor = output.loss + looking
+        return total
 
     return train(
-        torch.nn.ModuleList([model, heads]),
+        torch.nn.ModuleList([model, lessons.heads]),
         loss_at,
         steps=settings.steps,
         learning_rate=settings.learning_rate,

@@ -22,21 +22,27 @@ class PictureSet:
         pixels: (N, S, S, 3) uint8.
         scenes: what each shows.
         captions: each scene's canonical caption.
+        aspects: (N, 2) float: width and height before resizing, over the shorter of the two.
     """
 
     pixels: np.ndarray
     scenes: list[Scene]
     captions: list[str]
+    aspects: np.ndarray
 
 
 def draw_pictures(seed: int, stream: Stream, count: int, side: int) -> PictureSet:
     """Draw ``count`` pictures of ``side`` x ``side`` pixels."""
     pixels = np.empty((count, side, side, 3), dtype=np.uint8)
+    aspects = np.empty((count, 2))
     scenes: list[Scene] = []
     for index in range(count):
         rng = generator(seed, stream, index)
         scene = sample_scene(rng)
-        image = render(scene, rng, *sample_size(rng, _LOW, _HIGH))
+        width, height = sample_size(rng, _LOW, _HIGH)
+        image = render(scene, rng, width, height)
+        aspects[index] = np.array([width, height]) / min(width, height)
         pixels[index] = np.asarray(image.resize((side, side), Image.Resampling.BICUBIC))
         scenes.append(scene)
-    return PictureSet(pixels, scenes, [canonical_caption(scene) for scene in scenes])
+    captions = [canonical_caption(scene) for scene in scenes]
+    return PictureSet(pixels, scenes, captions, aspects)

@@ -1,7 +1,6 @@
 """What the trained micro models share: determinism, the learning rate, one update."""
 
 import logging
-import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -12,6 +11,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 WARMUP_SHARE = 0.05
+DECAY_SHARE = 0.35
 MAX_GRAD_NORM = 1.0
 
 
@@ -31,11 +31,9 @@ def deterministic(seed: int) -> Iterator[None]:
 
 
 def rate_at(step: int, steps: int, peak: float) -> float:
-    """Return the learning rate of update ``step``: linear warm-up, then half a cosine to zero."""
+    """Return the learning rate of update ``step``: up, level, and down to zero, all linear."""
     warmup = max(1, round(steps * WARMUP_SHARE))
-    if step < warmup:
-        return peak * (step + 1) / warmup
-    return peak * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
+    return peak * min(1.0, (step + 1) / warmup, (steps - step) / (steps * DECAY_SHARE))
 
 
 def train(

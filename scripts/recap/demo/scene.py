@@ -23,7 +23,7 @@ BACKGROUNDS: dict[str, tuple[int, int, int]] = {
     "teal": (120, 190, 190),
 }
 # Radius as a share of the picture's shorter side, before the scale for few objects.
-SIZES: dict[str, float] = {"large": 0.155, "medium": 0.115, "small": 0.075}
+SIZES: dict[str, float] = {"large": 0.165, "medium": 0.13, "small": 0.095}
 SIGN_WORDS = (
     "open", "sale", "stop", "exit", "taxi", "cafe", "park", "shop", "bank", "hotel", "pizza",
     "music", "books", "fresh", "lunch", "north", "train", "free", "slow", "menu", "bread",

@@ -96,23 +96,23 @@ class CaptionerSettings(Settings):
     """The BLIP2-shaped captioner, trained on pictures of the world."""
 
     image_size: int = Field(64, ge=16, description="side of the square input in pixels")
-    patch_size: int = Field(8, ge=2, description="side of a patch in pixels")
+    patch_size: int = Field(16, ge=2, description="side of a patch in pixels")
     vision_width: int = Field(96, ge=8, description="width of the image encoder")
     vision_layers: int = Field(3, ge=1, description="layers of the image encoder")
     qformer_width: int = Field(96, ge=8, description="width of the Q-Former")
     qformer_layers: int = Field(2, ge=1, description="layers of the Q-Former")
-    query_tokens: int = Field(8, ge=1, description="query tokens of the Q-Former")
+    query_tokens: int = Field(8, ge=6, description="query tokens of the Q-Former")
     text_width: int = Field(96, ge=8, description="width of the OPT decoder")
     text_layers: int = Field(2, ge=1, description="layers of the OPT decoder")
     heads: int = Field(4, ge=1, description="attention heads everywhere")
-    pictures: int = Field(6000, ge=1, description="pictures drawn to learn from")
-    steps: int = Field(400, ge=0, description="optimizer updates")
-    batch_size: int = Field(32, ge=1, description="pictures an update")
-    learning_rate: float = Field(2e-3, gt=0, description="peak learning rate")
-    fact_weight: float = Field(
-        1.0, ge=0, description="weight of the facts read from the query tokens while training"
+    pictures: int = Field(8_000, ge=1, description="pictures drawn to learn from")
+    steps: int = Field(1600, ge=0, description="optimizer updates")
+    look_share: float = Field(
+        0.55, ge=0, le=1, description="share of the updates that come before the first caption"
     )
-    held_out: int = Field(128, ge=0, description="fresh pictures the result is measured on")
+    batch_size: int = Field(16, ge=1, description="pictures an update")
+    learning_rate: float = Field(2e-3, gt=0, description="peak learning rate")
+    held_out: int = Field(256, ge=0, description="fresh pictures the result is measured on")
 
 
 class VisionSettings(Settings):

@@ -29,7 +29,7 @@ SHORT = MicroSettings.model_validate(
         "captioner": {
             "steps": 30, "pictures": 60, "batch_size": 8, "vision_width": 32, "vision_layers": 1,
             "qformer_width": 32, "text_width": 32, "text_layers": 1, "held_out": 8, "heads": 2,
-            "image_size": 32,
+            "image_size": 32, "patch_size": 16,
         },
     }
 )  # fmt: skip
