@@ -42,8 +42,8 @@ def build_captioner(out: Path, seed: int, settings: CaptionerSettings) -> dict[s
     model.save_pretrained(str(out), max_shard_size="4MB")
     processor.save_pretrained(str(out))
     return {
-        "first_loss": round(losses[0], 4) if losses else None,
-        "last_loss": round(float(np.mean(losses[-20:])), 4) if losses else None,
+        "first_caption_loss": round(losses[0], 4) if losses else None,
+        "last_caption_loss": round(float(np.mean(losses[-10:])), 4) if losses else None,
         "held_out_pictures": settings.held_out,
         **score_captions(held_out.scenes, held_out.captions, captions),
         "parameters": sum(p.numel() for p in model.parameters()),
@@ -132,7 +132,7 @@ def _config(tokenizer: Any, settings: CaptionerSettings) -> Any:
 
 
 def _fit(model: Any, processor: Any, seed: int, settings: CaptionerSettings) -> list[float]:
-    """Teach to look first, then to look and to say it."""
+    """Teach to look first, then to look and to say it; return the losses of the captions."""
     import torch
 
     pictures = draw_pictures(seed, Stream.MICRO_PICTURE, settings.pictures, settings.image_size)
@@ -161,16 +161,19 @@ def _fit(model: Any, processor: Any, seed: int, settings: CaptionerSettings) -> 
         )
         queries = output.qformer_outputs.last_hidden_state
         looking = lessons.loss(picked, queries, output.vision_outputs.last_hidden_state)
+        caption_losses.append(float(output.loss.detach()))
         total: torch.Tensor = output.loss + looking
         return total
 
-    return train(
+    caption_losses: list[float] = []
+    train(
         torch.nn.ModuleList([model, lessons.heads]),
         loss_at,
         steps=settings.steps,
         learning_rate=settings.learning_rate,
         name="captioner",
     )
+    return caption_losses
 
 
 def _epochs(seed: int, count: int, wanted: int) -> np.ndarray:

@@ -102,13 +102,14 @@ def _builder(name: str) -> Callable[[Path, int, Any], dict[str, Any]]:
     disable_progress_bar()
     from . import micro_captioner, micro_language, micro_vision
 
-    return {
+    builders: dict[str, Callable[[Path, int, Any], dict[str, Any]]] = {
         "gemma-micro": micro_language.build_language_model,
         "clip-micro": micro_vision.build_clip,
         "convnext-micro": micro_vision.build_convnext,
         "blip2-micro": micro_captioner.build_captioner,
         "watermark-micro": micro_vision.build_watermark,
-    }[name]
+    }
+    return builders[name]
 
 
 def _section(name: str, settings: MicroSettings) -> Any:

@@ -41,7 +41,7 @@ def text_sample(seed: int, stream: Stream, index: int) -> list[tuple[str, str]]:
     if rng.random() < 0.2:
         ask = str(rng.choice(CAPTION_QUESTIONS))
         return [(f"{told_line}\n{ask}", caption(scene, rng))]
-    rounds = []
+    rounds: list[tuple[str, str]] = []
     for question in sample_questions(scene, rng, int(rng.integers(1, 5))):
         tokens = read_tokens(scene, rng) if rng.random() < 0.3 else None
         asked = prompt(question.text, tokens)

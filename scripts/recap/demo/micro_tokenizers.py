@@ -61,7 +61,7 @@ def build_gemma_tokenizer(seed: int, vocabulary: int) -> Any:
     return tokenizer
 
 
-def _learn_gemma_pieces(seed: int, size: int) -> tuple[list[str], list[tuple[str, str]]]:
+def _learn_gemma_pieces(seed: int, size: int) -> tuple[list[str], Any]:
     from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
 
     learner = Tokenizer(models.BPE())
@@ -82,7 +82,7 @@ def _learn_gemma_pieces(seed: int, size: int) -> tuple[list[str], list[tuple[str
     return _read_pieces(learner)
 
 
-def _read_pieces(learner: Any) -> tuple[list[str], list[tuple[str, str]]]:
+def _read_pieces(learner: Any) -> tuple[list[str], Any]:
     model = json.loads(learner.to_str())["model"]
     pieces = sorted(model["vocab"], key=model["vocab"].__getitem__)
     return pieces, [(left, right) for left, right in model["merges"]]

@@ -47,14 +47,19 @@ def train(
 ) -> list[float]:
     """Minimise ``loss_at(step)`` by AdamW; return the loss of every update.
 
-    Norms, biases and embeddings are not decayed. Leaves the model in eval mode.
+    Norms and biases are not decayed. Leaves the model in eval mode.
     """
     import torch
 
     decayed = [p for p in model.parameters() if p.ndim > 1]
     others = [p for p in model.parameters() if p.ndim <= 1]
-    groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": others}]
-    optimizer = torch.optim.AdamW(groups, lr=learning_rate, betas=(0.9, 0.98), weight_decay=0.0)
+    groups: list[dict[str, Any]] = [
+        {"params": decayed, "weight_decay": weight_decay},
+        {"params": others},
+    ]
+    optimizer = torch.optim.AdamW(
+        groups, lr=learning_rate, betas=(0.9, 0.98), weight_decay=0.0, fused=True
+    )
     losses: list[float] = []
     model.train()
     for step in range(steps):

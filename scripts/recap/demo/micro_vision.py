@@ -79,7 +79,8 @@ def build_watermark(out: Path, seed: int, settings: VisionSettings) -> dict[str,
     )
     with deterministic(seed):
         model = ViTForImageClassification(config)
-        torch.nn.init.normal_(model.classifier.weight, std=0.02)
+        head: Any = model.classifier
+        torch.nn.init.normal_(head.weight, std=0.02)
     model.save_pretrained(str(out))
     ViTImageProcessorPil(size={"height": side, "width": side}).save_pretrained(str(out))
     return {"parameters": _parameters(model)}

@@ -53,7 +53,7 @@ class WorldSettings(Settings):
     tiny_images: int = Field(4, ge=0, description="records whose image is under 224 pixels")
     duplicate_images: int = Field(4, ge=0, description="records that repeat an earlier picture")
     bad_lines: int = Field(1, ge=0, description="corpus lines of each unfit kind")
-    corruption: CorruptionRates = CorruptionRates()  # type: ignore[call-arg]
+    corruption: CorruptionRates = CorruptionRates()
     sft_samples: int = Field(240, ge=0, description="instruction samples")
     sft_text_only_share: float = Field(
         0.1, ge=0, le=1, description="share of instruction samples without an image"
@@ -86,7 +86,7 @@ class LanguageSettings(Settings):
     heads: int = Field(4, ge=1, description="query heads; one key-value head")
     head_dim: int = Field(32, ge=2, description="width of a head")
     intermediate_size: int = Field(512, ge=8, description="width of the feed-forward layers")
-    steps: int = Field(300, ge=0, description="optimizer updates")
+    steps: int = Field(260, ge=0, description="optimizer updates")
     batch_size: int = Field(8, ge=1, description="texts an update")
     learning_rate: float = Field(3e-3, gt=0, description="peak learning rate")
     held_out: int = Field(200, ge=0, description="fresh texts the result is measured on")
@@ -112,7 +112,7 @@ class CaptionerSettings(Settings):
     )
     batch_size: int = Field(16, ge=1, description="pictures an update")
     learning_rate: float = Field(2e-3, gt=0, description="peak learning rate")
-    held_out: int = Field(256, ge=0, description="fresh pictures the result is measured on")
+    held_out: int = Field(200, ge=0, description="fresh pictures the result is measured on")
 
 
 class VisionSettings(Settings):
@@ -136,6 +136,6 @@ class VisionSettings(Settings):
 class MicroSettings(Settings):
     """All micro models; each build reads its own section."""
 
-    language: LanguageSettings = LanguageSettings()  # type: ignore[call-arg]
-    captioner: CaptionerSettings = CaptionerSettings()  # type: ignore[call-arg]
-    vision: VisionSettings = VisionSettings()  # type: ignore[call-arg]
+    language: LanguageSettings = LanguageSettings()
+    captioner: CaptionerSettings = CaptionerSettings()
+    vision: VisionSettings = VisionSettings()
