@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from recap.cli import load_settings, make_parser, run_cli
+from recap.cli import make_parser, parse_settings, run_cli
 
 
 def parser() -> argparse.ArgumentParser:
@@ -22,10 +22,10 @@ def parser() -> argparse.ArgumentParser:
 
 def main(args: argparse.Namespace) -> None:
     """Build the world."""
-    from recap.demo.settings import WorldSettings, parse_settings
+    from recap.demo.settings import WorldSettings
     from recap.demo.world import build_world
 
-    settings = parse_settings(WorldSettings, load_settings(args.settings))
+    settings = parse_settings(WorldSettings, args.settings)
     build_world(args.out, settings, args.perf)
 
 

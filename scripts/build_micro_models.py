@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from recap.cli import load_settings, make_parser, run_cli
+from recap.cli import make_parser, parse_settings, run_cli
 from recap.demo.settings import MICRO_MODELS
 
 
@@ -27,9 +27,9 @@ def parser() -> argparse.ArgumentParser:
 def main(args: argparse.Namespace) -> None:
     """Build the model."""
     from recap.demo.micro_models import build_micro_model
-    from recap.demo.settings import MicroSettings, parse_settings
+    from recap.demo.settings import MicroSettings
 
-    settings = parse_settings(MicroSettings, load_settings(args.settings))
+    settings = parse_settings(MicroSettings, args.settings)
     build_micro_model(args.model, args.out, seed=args.seed, settings=settings, perf=args.perf)
 
 

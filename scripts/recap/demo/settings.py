@@ -1,31 +1,10 @@
 """Settings of the demo world and of the micro models; no heavy imports."""
 
-from typing import Any, TypeVar
+from pydantic import Field, model_validator
 
-from pydantic import Field, ValidationError, model_validator
-
-from ..errors import RecapError
 from ..settings import Settings
 
 MICRO_MODELS = ("gemma-micro", "clip-micro", "convnext-micro", "blip2-micro", "watermark-micro")
-
-AnySettings = TypeVar("AnySettings", bound=Settings)
-
-
-def parse_settings(model: type[AnySettings], values: dict[str, Any]) -> AnySettings:
-    """Return ``values`` as ``model``.
-
-    Raises:
-        RecapError: with the path of each wrong key and what is wrong with it.
-    """
-    try:
-        return model.model_validate(values)
-    except ValidationError as error:
-        found = "; ".join(
-            f"{'.'.join(str(part) for part in item['loc']) or 'settings'}: {item['msg']}"
-            for item in error.errors()
-        )
-        raise RecapError(f"wrong {model.__name__}: {found}") from error
 
 
 class CorruptionRates(Settings):

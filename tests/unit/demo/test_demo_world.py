@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 from PIL import Image, UnidentifiedImageError
 
+from recap.cli import parse_settings
 from recap.demo.badlines import BAD_KINDS, LONG_CAPTION_CHARS
 from recap.demo.corpus import CAPTION_QUESTIONS, build_corpus, record_id
-from recap.demo.settings import WorldSettings, parse_settings
+from recap.demo.settings import WorldSettings
 from recap.demo.tree import Tree
 from recap.demo.world import build_world
 from recap.errors import RecapError
@@ -271,7 +272,7 @@ def test_record_ids_are_distinct_and_keep_leading_zeros():
 )
 def test_wrong_settings_say_which_key(values, message):
     with pytest.raises(RecapError, match=message):
-        parse_settings(WorldSettings, values)
+        parse_settings(WorldSettings, json.dumps(values))
 
 
 def test_command_line_builds_and_refuses(tmp_path):
