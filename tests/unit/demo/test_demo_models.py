@@ -27,7 +27,8 @@ SHORT = MicroSettings.model_validate(
             "head_dim": 16, "intermediate_size": 64, "held_out": 4,
         },
         "captioner": {
-            "steps": 40, "look_share": 0.25, "pictures": 60, "batch_size": 8, "vision_width": 32, "vision_layers": 1,
+            "steps": 40, "look_share": 0.25, "pictures": 60, "batch_size": 8,
+            "vision_width": 32, "vision_layers": 1,
             "qformer_width": 32, "text_width": 32, "text_layers": 1, "held_out": 8, "heads": 2,
             "image_size": 32, "patch_size": 16,
         },
