@@ -45,7 +45,7 @@ create_venv() {
 }
 
 python=$(find_python)
-want=$({ echo "$TORCH $UV"; cat "$LOCK"; } | sha256sum | cut -d' ' -f1)
+want=$(cat envs/setup.sh "$LOCK" | sha256sum | cut -d' ' -f1)
 if [ -f "$STAMP" ] && [ "$(cat "$STAMP")" = "$want" ] && .venv/bin/python -c '' 2>/dev/null; then
     exit 0
 fi
