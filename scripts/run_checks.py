@@ -12,7 +12,7 @@ from recap.errors import RecapError
 STATIC = (
     ("ruff", "check", "."),
     ("ruff", "format", "--check", "."),
-    ("snakefmt", "--check", "--quiet", "Snakefile", "rules"),
+    ("snakefmt", "--check", "Snakefile", "rules"),
     ("mypy",),
     ("snakemake", "--lint", "--quiet", "all"),
 )

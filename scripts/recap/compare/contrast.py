@@ -107,17 +107,19 @@ def _uncertainty(
         "confidence": settings.confidence,
         "samples": settings.bootstrap_samples,
     }
+    low, high = crossed_interval(table, seed=seed, **resampling)
     effect, method = minimum_detectable_effect(
         spread,
         clusters=scores.image_count,
         alpha=(1 - settings.confidence) / max(1, comparisons),
         power=settings.power,
+        half_width=(high - low) / 2,
     )
     by_images = permutation_p_value(table, samples=settings.permutation_samples, seed=seed)
     by_seeds = crossed_p_value(table.mean, spread)
     several = table.sums.shape[0] > 1
     return {
-        "interval": list(crossed_interval(table, seed=seed, **resampling)),
+        "interval": [low, high],
         "pigeonhole_interval": list(pigeonhole_interval(table, seed=seed, **resampling)),
         "standard_error": spread.standard_error,
         "seed_variance_share": _share(spread.seed_variance, spread.standard_error**2),

@@ -94,23 +94,37 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def minimum_detectable_effect(
-    spread: Spread, *, clusters: int, alpha: float, power: float
+    spread: Spread, *, clusters: int, alpha: float, power: float, half_width: float = 0.0
 ) -> tuple[float, str]:
     """Return the smallest true difference this design would likely have found.
 
     (t_{1 - alpha/2} + t_{power}) standard errors (Bloom 1995), in the unit of
-    the standard error, with the spread's degrees of freedom. Where nothing
+    the standard error, with the spread's degrees of freedom. A verdict also
+    needs an interval that excludes zero, and with two or three seeds the
+    interval is the wider hurdle: the effect is at least its half width plus
+    t_{power} standard errors. Where nothing
     varies there is no standard error; then the share of images that could
     differ unseen is bounded by 1 - alpha^(1/C), the exact form of the rule of
     three (Hanley and Lippman-Hand 1983), and the effect by the same share of
     the scale.
 
+    Args:
+        spread: of the difference.
+        clusters: images.
+        alpha: two-sided level of the test.
+        power: share of such experiments that would find the effect.
+        half_width: of the interval, in the unit of the standard error.
+
     Returns:
-        The effect, and which of the two it is: ``standard error`` or
-        ``rule of three``; the latter as a share of the scale, 0 to 1.
+        The effect, and which hurdle sets it: ``standard error``, ``interval``
+        or ``rule of three``; the last as a share of the scale, 0 to 1.
     """
     if spread.standard_error == 0:
         return 1 - alpha ** (1 / clusters), "rule of three"
     freedom = spread.degrees_of_freedom
-    factor = stats.t.ppf(1 - alpha / 2, freedom) + stats.t.ppf(power, freedom)
-    return float(factor * spread.standard_error), "standard error"
+    reserve = float(stats.t.ppf(power, freedom)) * spread.standard_error
+    by_test = float(stats.t.ppf(1 - alpha / 2, freedom)) * spread.standard_error + reserve
+    by_interval = half_width + reserve
+    if by_interval > by_test:
+        return by_interval, "interval"
+    return by_test, "standard error"

@@ -223,6 +223,20 @@ def test_minimum_detectable_effect_is_found_at_the_stated_power() -> None:
     assert low <= found / 400 <= high
 
 
+def test_an_effect_inside_the_interval_is_never_called_detectable() -> None:
+    rng = np.random.default_rng(17)
+    for _ in range(20):
+        table = simulate(rng, seeds=2, images=60)
+        spread = crossed_spread(table)
+        low, high = crossed_interval(table, confidence=0.95, samples=500, seed=1)
+        half = (high - low) / 2
+        effect, method = minimum_detectable_effect(
+            spread, clusters=60, alpha=0.05, power=0.8, half_width=half
+        )
+        assert effect >= half + stats.t.ppf(0.8, spread.degrees_of_freedom) * spread.standard_error
+        assert method in ("standard error", "interval")
+
+
 def test_without_variation_the_rule_of_three_bounds_the_effect() -> None:
     spread = crossed_spread(CrossedTable(sums=np.zeros((1, 100)), sizes=np.ones(100)))
     share, method = minimum_detectable_effect(spread, clusters=100, alpha=0.05, power=0.8)
