@@ -114,7 +114,7 @@ def _gates(path):
 
 def test_scores_carry_count_and_protocol(demo):
     score = read_json(demo.path / "results/demo/eval/baseline/seed1/textvqa_ocr_demo/score.json")
-    assert score["count"] == 90
+    assert score["n"] == 90
     assert score["protocol"]["ocr"] is True
     comparison = read_json(demo.path / "results/demo/compare/evaluation_comparison_report.json")
     assert "simulated" in json.dumps(comparison)

@@ -262,4 +262,4 @@ def test_command_lines_gather_and_score(tmp_path, questions):
         "--report",
         tmp_path / "g.json",
     )
-    assert done.returncode == 2 and "kind: Value error, unknown kind 'x'" in done.stderr
+    assert done.returncode == 2 and "`kind`: Value error, unknown kind 'x'" in done.stderr

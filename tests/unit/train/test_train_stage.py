@@ -131,7 +131,7 @@ def test_bad_input_is_refused_with_the_fix(world, pretrained: Path, tmp_path: Pa
     cases = [
         ("pretrain", {"micro_batch_size": 3}, (), "micro_batch_size may be one of"),
         ("pretrain", {"global_batch_size": 80}, (), "fewer than the 80"),
-        ("pretrain", {"lora": {}}, (), "lora: Extra inputs"),
+        ("pretrain", {"lora": {}}, (), "`lora`: unknown key"),
         ("pretrain", {"dtype": "float16"}, (), "bfloat16 or float32"),
         ("pretrain", {}, more, "belongs to --stage finetune"),
         ("finetune", {}, (), "needs stage 1's projector"),
