@@ -35,7 +35,7 @@ create_venv() {
     if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then
         say "installing python3-venv"
         apt-get update -qq >&2 && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq python3-venv >&2
-        "$1" -m venv --clear .venv
+        "$1" -m venv --clear .venv || python3 -m venv --clear .venv
         return
     fi
     say "this Python cannot create virtual environments; do one of:"

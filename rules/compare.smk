@@ -88,10 +88,7 @@ rule build_report:
         runtime=minutes(COMPUTE.runtime_minutes),
     params:
         gallery=lambda wildcards, input: (f"--gallery {input.gallery}" if input.gallery else ""),
-        image_root=lambda wildcards: WIRING.image_root(EXPERIMENT.corpora[SETTINGS.corpus]),
-        eval_image_root=lambda wildcards: WIRING.image_root(
-            EXPERIMENT.benchmarks[SETTINGS.benchmarks[0]]
-        ),
+        image_root=lambda wildcards: COMPARISON.gallery_image_root(),
         settings=as_json(SETTINGS.report),
         stage_version=STAGE_VERSIONS["report"],
     shell:
@@ -102,7 +99,6 @@ rule build_report:
             --settings {params.settings:q} \
             {params.gallery} \
             --image-root {params.image_root:q} \
-            --eval-image-root {params.eval_image_root:q} \
             --out {output.page:q} \
             --training-analysis {output.training:q} \
             --summary {output.summary:q} \

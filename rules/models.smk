@@ -64,7 +64,7 @@ rule build_micro_model:
 
 
 rule fetch_model:
-    """Fetch a model from ModelScope at its pinned revision."""
+    """Fetch a model from ModelScope at the revision of its row."""
     output:
         manifest="resources/models/{model}/manifest.json",
     log:
@@ -96,7 +96,7 @@ rule fetch_model:
 rule register_local_model:
     """Hash a model folder of your own, so that a change in it is noticed."""
     input:
-        config=lambda wildcards: f"{EXPERIMENT.models[wildcards.model].location}/config.json",
+        files=lambda wildcards: WIRING.local_model_files(wildcards.model),
     output:
         manifest="resources/models/{model}/manifest.json",
     log:

@@ -21,7 +21,6 @@ def parser() -> argparse.ArgumentParser:
         "--gallery", type=Path, nargs="*", default=[], help="caption gallery, JSONL"
     )
     result.add_argument("--image-root", type=Path, help="folder of the gallery's images")
-    result.add_argument("--eval-image-root", type=Path, help="folder of the benchmark's images")
     result.add_argument("--out", type=Path, required=True, help="HTML page to write")
     result.add_argument("--training-analysis", type=Path, required=True, help="Markdown to write")
     result.add_argument("--summary", type=Path, required=True, help="Markdown to write")

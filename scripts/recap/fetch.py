@@ -29,19 +29,34 @@ def fetch_model(model_id: str, revision: str, out: str | Path) -> None:
     """
     from modelscope import snapshot_download
 
+    _clear_other_snapshot(Path(out), f"{model_id}@{revision}\n")
     offline = os.environ.get("MODELSCOPE_OFFLINE") == "1"
+    problem: object = "no such snapshot in the local cache"
     try:
         snapshot_download(model_id, revision=revision, local_dir=str(out), local_files_only=offline)
+        complete = any(Path(out).glob("*config.json"))
     except Exception as error:  # modelscope raises many unrelated types
+        complete, problem = False, error
+    if not complete:
         raise RecapError(
-            f"cannot fetch {model_id} at {revision} from ModelScope ({error}); on a machine "
+            f"cannot fetch {model_id} at {revision} from ModelScope ({problem}); on a machine "
             "without network, copy the folder here and set the row's source to `local`"
-        ) from error
+        )
     describe_model(
         out,
         Path(out) / MANIFEST,
         details={"source": "modelscope", "model_id": model_id, "revision": revision},
     )
+
+
+def _clear_other_snapshot(folder: Path, wanted: str) -> None:
+    """Empty a folder that holds another model or revision, so that files never mix."""
+    marker = folder / ".snapshot"
+    if marker.is_file() and marker.read_text(encoding="utf-8") == wanted:
+        return
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    marker.write_text(wanted, encoding="utf-8")
 
 
 def describe_model(folder: str | Path, manifest: str | Path, details: Mapping[str, Any]) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 from .errors import RecapError
 
@@ -19,7 +20,8 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path beside ``path``; rename it into place on success."""
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    # Jobs on other nodes may write the same file and have the same process id.
+    temporary = target.with_name(f".{target.name}.{uuid4().hex[:12]}.tmp")
     try:
         yield temporary
         with temporary.open("rb") as written:

@@ -64,11 +64,15 @@ def own_corpus_experiment(corpus: str, original: str) -> str:
 
 
 @contextmanager
-def only_run() -> Iterator[None]:
+def only_run() -> Iterator[int]:
     """Hold the lock that says a run is in progress in this folder.
 
+    Yields:
+        The lock's file descriptor. Children that inherit it hold the lock too,
+        so that it outlives a launcher that was killed alone.
+
     Raises:
-        RecapError: if another run holds it.
+        RecapError: if another run holds it, or a plain ``snakemake`` is alive here.
     """
     RUN_LOCK.parent.mkdir(exist_ok=True)
     with RUN_LOCK.open("w") as lock:
@@ -76,14 +80,32 @@ def only_run() -> Iterator[None]:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise RecapError("another run is in progress in this folder; let it finish") from error
-        yield
+        alive = live_snakemakes()
+        if alive:
+            raise RecapError(f"Snakemake runs in this folder already (process {alive[0]}); wait")
+        yield lock.fileno()
 
 
-def snakemake(*arguments: str) -> int:
-    """Run Snakemake with this interpreter's environment; return its exit code."""
+def live_snakemakes() -> list[int]:
+    """Return the processes on this machine that run Snakemake in this folder."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            command = (entry / "cmdline").read_bytes().split(b"\0")
+            here = (entry / "cwd").readlink() == Path.cwd()
+        except OSError:  # the process has ended, or belongs to somebody else
+            continue
+        if here and any(part.rpartition(b"/")[2] == b"snakemake" for part in command[:2]):
+            found.append(int(entry.name))
+    return found
+
+
+def snakemake(lock: int, *arguments: str) -> int:
+    """Run Snakemake, which inherits the run's lock; return its exit code."""
     environment = dict(os.environ)
     environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"
-    return subprocess.run(["snakemake", *arguments], env=environment, check=False).returncode
+    command = ["snakemake", *arguments]
+    return subprocess.run(command, env=environment, pass_fds=(lock,), check=False).returncode
 
 
 def failed_logs(folder: Path, since: float) -> list[Path]:
@@ -101,20 +123,20 @@ def _tail(path: Path, lines: int = 20) -> str:
 def run_experiment(experiment: str) -> None:
     """Run an experiment on this machine and print where its report is.
 
-    A run that was killed leaves Snakemake's own lock behind. Since ours is
-    held by a living process only, it is safe to clear the stale one.
+    A run that was killed leaves Snakemake's own lock behind. Ours is held by
+    living processes only, so it is safe to clear the stale one.
 
     Raises:
         RecapError: if the run did not finish.
     """
     common = ("--profile", "profiles/default", "--config", f"experiment={experiment}")
     started = time.time()
-    with only_run():
+    with only_run() as lock:
         locks = Path(".snakemake/locks")
         if locks.is_dir() and any(locks.iterdir()):
             logger.warning("the last run was interrupted; finished results are kept")
-            snakemake(*common, "--quiet", "all", "--unlock")
-        code = snakemake(*common, "--quiet", "rules", "reason", "host")
+            snakemake(lock, *common, "--quiet", "all", "--unlock")
+        code = snakemake(lock, *common, "--quiet", "rules", "reason", "host")
     if code:
         for log in failed_logs(Path("logs"), started):
             sys.stderr.write(f"\n{log}:\n{_tail(log)}\n")

@@ -59,16 +59,22 @@ class Captioner:
     def caption(self, images: "list[Image]") -> list[str]:
         r"""Return one caption an image, as decoded: not trimmed.
 
-        A BLIP-2-OPT caption ends in ``\n``, its end token. When the batch does
-        not fit the GPU it is halved until it does.
+        A BLIP-2-OPT caption ends in ``\n``, its end token. Below float32 a
+        caption depends on how many images share its batch, so a short batch is
+        filled up with its last image and always has the size of the settings.
+        When that does not fit the GPU it is halved until it does, with a warning.
 
         Args:
-            images: RGB images of any size.
+            images: RGB images of any size, at most a batch.
         """
-        import torch
-
         if not images:
             return []
+        fill = 0 if self._settings.dtype == "float32" else self._settings.batch_size - len(images)
+        return self._halving(images + images[-1:] * fill)[: len(images)]
+
+    def _halving(self, images: "list[Image]") -> list[str]:
+        import torch
+
         try:
             return self._generate(images)
         except torch.cuda.OutOfMemoryError:
@@ -76,8 +82,12 @@ class Captioner:
                 raise
             torch.cuda.empty_cache()
             half = len(images) // 2
-            logger.warning("a batch of %d does not fit the GPU; halving it", len(images))
-            return self.caption(images[:half]) + self.caption(images[half:])
+            logger.warning(
+                "a batch of %d does not fit the GPU; halving it, which may change a caption: "
+                "lower caption.batch_size to keep runs repeatable",
+                len(images),
+            )
+            return self._halving(images[:half]) + self._halving(images[half:])
 
     def _generate(self, images: "list[Image]") -> list[str]:
         import torch
@@ -104,9 +114,11 @@ class Captioner:
     def _start_tokens(self, model: str) -> list[int]:
         config = self._model.config
         image_token = config.image_token_index
-        if image_token is None:  # checkpoints from before the token had an id
-            image_token = self._tokenizer.convert_tokens_to_ids("<image>")
         rows = self._model.get_input_embeddings().num_embeddings
+        if image_token is None:  # checkpoints from before the token had an id
+            image_token = self._tokenizer.get_vocab().get("<image>")
+        if image_token is None and len(self._tokenizer) < rows:
+            image_token = len(self._tokenizer)  # a padding row, which no text uses
         if image_token is None or not 0 <= image_token < rows:
             raise RecapError(
                 f"{model}: image token {image_token} is outside the vocabulary of {rows}; set "

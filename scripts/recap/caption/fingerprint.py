@@ -18,14 +18,16 @@ def describe_captioner(
 ) -> dict[str, Any]:
     """Return everything that makes one captioner differ from another.
 
-    The batch size is not part of it: it may not change a caption.
+    The batch size is part of it below float32 only: there the size of a batch
+    changes the rounding, and with it some captions.
 
     Args:
         model: folder of the captioner.
         settings: prompt, decoding and dtype.
         cache: folder that remembers digests of unchanged model files.
     """
-    decoding = settings.model_dump(exclude={"batch_size"})
+    exact = settings.dtype == "float32"
+    decoding = settings.model_dump(exclude={"batch_size"} if exact else set())
     return {
         "model_sha256": model_digest(model, cache),
         "decoding": decoding,

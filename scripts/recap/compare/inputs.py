@@ -67,6 +67,7 @@ class BenchmarkInputs(_Part):
 
     name: str
     protocol: dict[str, Any] = Field(default={}, description="prompt, decoding, metric, data")
+    image_root: Path | None = Field(None, description="folder of the questions' pictures")
 
 
 class PerfInputs(_Part):

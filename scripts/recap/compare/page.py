@@ -35,7 +35,6 @@ class ReportSources:
         settings: what the page shows.
         gallery: rows of captions, or ``None``.
         image_root: folder of the corpus's images.
-        eval_image_root: folder of the benchmark's images.
     """
 
     inputs: ComparisonInputs
@@ -44,7 +43,6 @@ class ReportSources:
     settings: ReportSettings
     gallery: Sequence[Path] = ()
     image_root: Path | None = None
-    eval_image_root: Path | None = None
 
 
 def render_page(context: Row) -> str:
@@ -146,12 +144,13 @@ def _examples(sources: ReportSources) -> list[Row]:
         return []
     each = max(1, sources.settings.example_answers // len(pairs))
     width = sources.settings.image_width
+    roots = {benchmark.name: benchmark.image_root for benchmark in sources.inputs.benchmarks}
     sections = []
     for pair in pairs:
         scores = sources.scores[pair["benchmark"]]
         rows = changed_examples(scores, pair["arm"], pair["reference"], each)
         for row in rows:
-            row["picture"] = thumbnail(sources.eval_image_root, row["image"], width)
+            row["picture"] = thumbnail(roots[pair["benchmark"]], row["image"], width)
         sections.append({**pair, "seed": scores.seeds[0], "rows": rows})
     return sections
 

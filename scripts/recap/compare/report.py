@@ -35,7 +35,6 @@ class ReportRequest:
     summary: Path
     gallery: tuple[Path, ...] = ()
     image_root: Path | None = None
-    eval_image_root: Path | None = None
     verdict: Path | None = None
     manifest: Path | None = None
 
@@ -96,7 +95,6 @@ def _load(request: ReportRequest) -> ReportSources:
         settings=read_settings(ReportSettings, request.settings),
         gallery=request.gallery,
         image_root=request.image_root,
-        eval_image_root=request.eval_image_root,
     )
 
 

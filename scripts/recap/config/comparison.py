@@ -61,9 +61,19 @@ class ComparisonWiring:
 
     def gallery(self) -> list[str]:
         """Return the gallery of the first arm that recaptions, if there is one."""
+        arm = self._gallery_arm()
+        return [f"{self._base}/arms/{arm}/gallery.jsonl"] if arm else []
+
+    def gallery_image_root(self) -> str:
+        """Return the folder that the gallery's pictures are relative to."""
+        experiment = self._wiring.experiment
+        arm = self._gallery_arm()
+        corpus = experiment.arms[arm].corpus if arm else self._config.corpus
+        return self._wiring.image_root(experiment.corpora[corpus])
+
+    def _gallery_arm(self) -> str | None:
         arms = self._wiring.experiment.arms
-        chosen = [arm for arm in self._config.arms if arms[arm].caption_policy != "keep"]
-        return [f"{self._base}/arms/{chosen[0]}/gallery.jsonl"] if chosen else []
+        return next((a for a in self._config.arms if arms[a].caption_policy != "keep"), None)
 
     def _arm(self, arm: str, trained: bool) -> dict[str, Any]:
         row = self._wiring.experiment.arms[arm]
@@ -95,6 +105,7 @@ class ComparisonWiring:
         row = self._wiring.experiment.benchmarks[name]
         return {
             "name": name,
+            "image_root": self._wiring.image_root(row),
             "protocol": {
                 "kind": row.kind,
                 "ocr_tokens": row.ocr,

@@ -142,6 +142,15 @@ class Wiring:
         """Return the manifest that stands for a model's files in the workflow."""
         return f"resources/models/{model}/manifest.json"
 
+    def local_model_files(self, model: str) -> list[str]:
+        """Return the files of a model folder of the user's own."""
+        folder = Path(self.experiment.models[model].location)
+        return sorted(
+            str(path)
+            for path in folder.rglob("*")
+            if path.is_file() and not path.name.startswith(".") and path.name != "manifest.json"
+        )
+
     def base_manifests(self) -> dict[str, str]:
         """Return the manifests of the base model's parts, by role."""
         base = self.experiment.base_model

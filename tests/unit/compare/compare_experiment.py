@@ -48,7 +48,11 @@ class Experiment:
             "seeds": list(self.seeds),
             "runs": [self._run(arm, seed) for arm in self.arms for seed in self.seeds],
             "benchmarks": [
-                {"name": name, "protocol": {"kind": "textvqa", "ocr_tokens": "noocr" not in name}}
+                {
+                    "name": name,
+                    "protocol": {"kind": "textvqa", "ocr_tokens": "noocr" not in name},
+                    "image_root": str(self.root / "images"),
+                }
                 for name in self.benchmarks
             ],
             "evaluations": [

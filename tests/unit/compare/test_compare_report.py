@@ -39,7 +39,6 @@ def build(experiment: Experiment, name: str = "report", settings: str = "{}") ->
             summary=out.with_name("final_project_summary.md"),
             gallery=(experiment.gallery(),),
             image_root=experiment.root,
-            eval_image_root=experiment.root / "images",
             verdict=out.with_name("verdict.txt"),
         )
     )

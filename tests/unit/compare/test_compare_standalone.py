@@ -118,7 +118,7 @@ def test_command_lines_on_an_experiment(tmp_path: Path) -> None:
         *("--inputs", inputs, "--comparison", comparison, "--out", tmp_path / "report.html"),
         *("--training-analysis", tmp_path / "t.md", "--summary", tmp_path / "s.md"),
         *("--verdict", tmp_path / "verdict.txt", "--gallery", experiment.gallery()),
-        *("--image-root", tmp_path, "--eval-image-root", tmp_path / "images"),
+        *("--image-root", tmp_path),
     )
     assert code == 0
     assert (tmp_path / "report.html").stat().st_size > 10_000

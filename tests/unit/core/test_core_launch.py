@@ -1,0 +1,97 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from recap.errors import RecapError
+from recap.launch import failed_logs, live_snakemakes, only_run, own_corpus_experiment
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_a_corpus_of_ones_own_becomes_an_experiment(project):
+    (project / "data").mkdir()
+    rows = [json.dumps({"id": str(i)}) for i in range(7)]
+    (project / "data" / "My Captions.jsonl").write_text("\n".join(rows) + "\n\n")
+    (project / "llava.json").write_text("[]")
+    name = own_corpus_experiment("data/My Captions.jsonl", "llava.json")
+    assert name == "own_my_captions"
+    document = yaml.safe_load(Path(f"config/local/{name}.yaml").read_text())
+    row = document["corpora"][name]
+    assert row["records"] == 7
+    assert (Path(row["root"]) / row["jsonl"]).is_file()
+    assert (Path(row["root"]) / row["original"]).is_file()
+    assert document["extends"] == "demo"
+
+
+def test_a_missing_or_empty_corpus_is_refused(project):
+    with pytest.raises(RecapError, match="does not exist"):
+        own_corpus_experiment("nowhere.jsonl", "")
+    Path("empty.jsonl").write_text("\n")
+    with pytest.raises(RecapError, match="holds no record"):
+        own_corpus_experiment("empty.jsonl", "")
+
+
+def test_the_lock_outlives_a_launcher_that_is_killed_alone(project):
+    code = (
+        "import subprocess, sys\n"
+        "from recap.launch import only_run\n"
+        "with only_run() as lock:\n"
+        "    child = subprocess.Popen(['sleep', '30'], pass_fds=(lock,))\n"
+        "    print(child.pid, flush=True)\n"
+        "    child.wait()\n"
+    )
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[3] / "scripts")}
+    launcher = subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, env=environment
+    )
+    child = int(launcher.stdout.readline())
+    launcher.kill()
+    launcher.wait()
+    with pytest.raises(RecapError, match="another run"), only_run():
+        pass
+    os.kill(child, signal.SIGKILL)
+    deadline = time.monotonic() + 10
+    while True:
+        try:
+            with only_run():
+                break
+        except RecapError:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+
+
+def test_a_plain_snakemake_in_this_folder_is_seen(project):
+    script = project / "snakemake"
+    script.write_text("import time\ntime.sleep(30)\n")
+    process = subprocess.Popen([sys.executable, str(script)])
+    try:
+        deadline = time.monotonic() + 10
+        while live_snakemakes() != [process.pid] and time.monotonic() < deadline:
+            time.sleep(0.05)
+        with pytest.raises(RecapError, match=f"process {process.pid}"), only_run():
+            pass
+    finally:
+        process.kill()
+        process.wait()
+    assert live_snakemakes() == []
+
+
+def test_failed_logs_are_the_new_ones_that_end_in_an_error(project):
+    logs = project / "logs"
+    logs.mkdir()
+    (logs / "old.log").write_text("12:00:00 ERROR recap: stale\n")
+    os.utime(logs / "old.log", (1, 1))
+    (logs / "good.log").write_text("12:00:00 INFO recap: fine\n")
+    (logs / "bad.log").write_text("12:00:00 INFO recap: fine\n12:00:01 ERROR recap.cli: why\n")
+    assert failed_logs(logs, since=1000) == [logs / "bad.log"]
