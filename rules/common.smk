@@ -66,6 +66,15 @@ def megabytes(count):
     return lambda wildcards, attempt: count * attempt
 
 
+def measuring_gpus(wildcards):
+    """Return the GPUs of a measuring job: those of a model job if an operator has a model."""
+    if "arm" in wildcards.keys():
+        operators = WIRING.post_operators(wildcards.arm)
+    else:
+        operators = WIRING.operators(wildcards.recipe)
+    return COMPUTE.gpus if WIRING.operator_manifests(operators) else 0
+
+
 def corpus_row(wildcards):
     """Return the corpus row of a job, by its corpus or its arm."""
     if "corpus" in wildcards.keys():

@@ -84,6 +84,7 @@ rule measure_shard:
         "../envs/curate.yaml"
     threads: COMPUTE.cpu_threads
     resources:
+        gpu=measuring_gpus,
         mem_mb=megabytes(COMPUTE.cpu_mem_mb),
         runtime=minutes(COMPUTE.runtime_minutes),
     params:
