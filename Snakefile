@@ -12,6 +12,7 @@ include: "rules/curate.smk"
 include: "rules/recaption.smk"
 include: "rules/dataset.smk"
 include: "rules/train.smk"
+include: "rules/merge.smk"
 include: "rules/evaluate.smk"
 include: "rules/compare.smk"
 

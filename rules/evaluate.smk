@@ -84,6 +84,7 @@ rule score_answers:
     input:
         answers="results/{experiment}/eval/{arm}/seed{seed}/{benchmark}/merge.jsonl",
         annotations=lambda wildcards: WIRING.annotations(wildcards.benchmark),
+        asked=lambda wildcards: WIRING.questions(wildcards.benchmark),
     output:
         score="results/{experiment}/eval/{arm}/seed{seed}/{benchmark}/score.json",
         questions="results/{experiment}/eval/{arm}/seed{seed}/{benchmark}/scores.jsonl",
@@ -105,6 +106,7 @@ rule score_answers:
             --protocol {params.protocol:q} \
             --answers {input.answers:q} \
             --annotations {input.annotations:q} \
+            --questions {input.asked:q} \
             --out {output.score:q} \
             --per-question {output.questions:q} \
             2>{log:q}

@@ -18,13 +18,14 @@ rule pretrain:
     threads: COMPUTE.gpu_threads
     resources:
         gpu=COMPUTE.train_gpus,
+        save_steps=SETTINGS.train.pretrain.save_steps,
         mem_mb=megabytes(COMPUTE.model_mem_mb),
         runtime=minutes(COMPUTE.train_runtime_minutes),
     params:
         launcher=WIRING.train_launcher(),
         base=WIRING.base_flags(),
         image_root=lambda wildcards: WIRING.image_root(corpus_row(wildcards)),
-        settings=as_json(SETTINGS.train.pretrain),
+        settings=as_json(SETTINGS.train.pretrain, exclude={"save_steps"}),
         folder=subpath(output.manifest, parent=True),
         state="results/{experiment}/state/pretrain/{arm}.seed{seed}",
         stage_version=STAGE_VERSIONS["train"],
@@ -36,6 +37,7 @@ rule pretrain:
             --image-root {params.image_root:q} \
             {params.base} \
             --settings {params.settings:q} \
+            --save-steps {resources.save_steps} \
             --seed {wildcards.seed} \
             --state-dir {params.state:q} \
             --out-dir {params.folder:q} \
@@ -69,13 +71,14 @@ rule finetune:
     threads: COMPUTE.gpu_threads
     resources:
         gpu=COMPUTE.train_gpus,
+        save_steps=SETTINGS.train.finetune.save_steps,
         mem_mb=megabytes(COMPUTE.model_mem_mb),
         runtime=minutes(COMPUTE.train_runtime_minutes),
     params:
         launcher=WIRING.train_launcher(),
         base=WIRING.base_flags(),
         image_root=lambda wildcards: WIRING.image_root(EXPERIMENT.instructions),
-        settings=as_json(SETTINGS.train.finetune),
+        settings=as_json(SETTINGS.train.finetune, exclude={"save_steps"}),
         folder=subpath(output.manifest, parent=True),
         state="results/{experiment}/state/finetune/{arm}.seed{seed}",
         stage_version=STAGE_VERSIONS["train"],
@@ -89,121 +92,10 @@ rule finetune:
             --projector {input.projector:q} \
             --projector-manifest {input.projector_manifest:q} \
             --settings {params.settings:q} \
+            --save-steps {resources.save_steps} \
             --seed {wildcards.seed} \
             --state-dir {params.state:q} \
             --out-dir {params.folder:q} \
             --perf {output.perf:q} \
-            2>{log:q}
-        """
-
-
-rule check_lora_model:
-    """Refuse an adapter that is incomplete, untrained or made for another base."""
-    input:
-        **WIRING.base_manifests(),
-        adapter="results/{experiment}/runs/{arm}/seed{seed}/finetune/adapter_model.safetensors",
-        manifest="results/{experiment}/runs/{arm}/seed{seed}/finetune/manifest.json",
-        projector="results/{experiment}/runs/{arm}/seed{seed}/pretrain/mm_projector.safetensors",
-    output:
-        report="results/{experiment}/runs/{arm}/seed{seed}/check.json",
-    log:
-        "logs/{experiment}/check_lora_model/{arm}.seed{seed}.log",
-    conda:
-        "../envs/vlm.yaml"
-    threads: COMPUTE.cpu_threads
-    resources:
-        mem_mb=megabytes(COMPUTE.model_mem_mb),
-        runtime=minutes(COMPUTE.runtime_minutes),
-    params:
-        base=WIRING.base_flags(),
-        folder=subpath(input.adapter, parent=True),
-        stage_version=STAGE_VERSIONS["merge"],
-    shell:
-        """
-        python scripts/check_lora_model.py {params.folder:q} \
-            {params.base} \
-            --initial-projector {input.projector:q} \
-            --report {output.report:q} \
-            2>{log:q}
-        """
-
-
-rule merge_lora_weights:
-    """Add the adapter to the weights: W + (alpha / r) B A, summed in float32."""
-    input:
-        **WIRING.base_manifests(),
-        adapter="results/{experiment}/runs/{arm}/seed{seed}/finetune/adapter_model.safetensors",
-        others="results/{experiment}/runs/{arm}/seed{seed}/finetune/non_lora_trainables.safetensors",
-        check="results/{experiment}/runs/{arm}/seed{seed}/check.json",
-    output:
-        index="results/{experiment}/runs/{arm}/seed{seed}/merged/model.safetensors.index.json",
-        config="results/{experiment}/runs/{arm}/seed{seed}/merged/config.json",
-        manifest="results/{experiment}/runs/{arm}/seed{seed}/merged/manifest.json",
-        report="results/{experiment}/runs/{arm}/seed{seed}/merge_report.json",
-    log:
-        "logs/{experiment}/merge_lora_weights/{arm}.seed{seed}.log",
-    benchmark:
-        "results/{experiment}/perf/merge_lora_weights/{arm}.seed{seed}.tsv"
-    conda:
-        "../envs/vlm.yaml"
-    threads: COMPUTE.cpu_threads
-    resources:
-        mem_mb=megabytes(COMPUTE.model_mem_mb),
-        runtime=minutes(COMPUTE.runtime_minutes),
-    params:
-        base=WIRING.base_flags(),
-        adapter=subpath(input.adapter, parent=True),
-        folder=subpath(output.index, parent=True),
-        settings=as_json(SETTINGS.merge),
-        stage_version=STAGE_VERSIONS["merge"],
-    shell:
-        """
-        python scripts/merge_lora_weights.py \
-            --lora-path {params.adapter:q} \
-            {params.base} \
-            --output-path {params.folder:q} \
-            --settings {params.settings:q} \
-            --report {output.report:q} \
-            2>{log:q}
-        """
-
-
-rule check_parity:
-    """Refuse a merged model that does not answer as the unmerged one does."""
-    input:
-        **WIRING.base_manifests(),
-        merged="results/{experiment}/runs/{arm}/seed{seed}/merged/manifest.json",
-        adapter="results/{experiment}/runs/{arm}/seed{seed}/finetune/adapter_model.safetensors",
-        questions=lambda wildcards: WIRING.questions(SETTINGS.benchmarks[0]),
-    output:
-        report="results/{experiment}/runs/{arm}/seed{seed}/parity.json",
-    log:
-        "logs/{experiment}/check_parity/{arm}.seed{seed}.log",
-    conda:
-        "../envs/vlm.yaml"
-    threads: COMPUTE.gpu_threads
-    resources:
-        gpu=COMPUTE.gpus,
-        mem_mb=megabytes(COMPUTE.model_mem_mb),
-        runtime=minutes(COMPUTE.runtime_minutes),
-    params:
-        base=WIRING.base_flags(),
-        merged=subpath(input.merged, parent=True),
-        adapter=subpath(input.adapter, parent=True),
-        image_root=lambda wildcards: WIRING.image_root(
-            EXPERIMENT.benchmarks[SETTINGS.benchmarks[0]]
-        ),
-        settings=as_json(SETTINGS.merge),
-        stage_version=STAGE_VERSIONS["merge"],
-    shell:
-        """
-        python scripts/check_parity.py \
-            --merged {params.merged:q} \
-            --adapter {params.adapter:q} \
-            {params.base} \
-            --images-root {params.image_root:q} \
-            --questions {input.questions:q} \
-            --settings {params.settings:q} \
-            --out {output.report:q} \
             2>{log:q}
         """

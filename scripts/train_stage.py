@@ -29,6 +29,9 @@ def parser() -> argparse.ArgumentParser:
     cli.add_argument("--projector", type=Path, help="stage 1's result; finetune needs it")
     cli.add_argument("--projector-manifest", type=Path, help="by default beside the projector")
     cli.add_argument("--settings", required=True, help="JSON text, or a JSON or YAML file")
+    cli.add_argument(
+        "--save-steps", type=int, help="updates a checkpoint; wins over settings"
+    )
     cli.add_argument("--seed", required=True, type=int, help="of initialisation, order, dropout")
     cli.add_argument("--state-dir", required=True, type=Path, help="resumable state")
     cli.add_argument("--out-dir", required=True, type=Path, help="weights, telemetry, manifest")
@@ -44,6 +47,9 @@ def main(args: argparse.Namespace) -> None:
     from recap.train.stage import run_stage
 
     arguments = vars(args)
+    save_steps = arguments.pop("save_steps")
+    if save_steps is not None:
+        values["save_steps"] = save_steps
     names = ("language_model", "clip", "convnext", "conversation", "image_size_aux")
     parts = ModelParts(**{name: arguments.pop(name) for name in names})
     arguments["settings"] = parse_settings(args.stage, values)

@@ -47,6 +47,20 @@ def write_json(path: str | Path, value: Any) -> None:
     write_text(path, dump_json(value))
 
 
+def write_evidence(path: str | Path, value: Any, *, passed: bool) -> None:
+    """Write a gate's report; keep a copy of a failed one.
+
+    Snakemake deletes the declared outputs of a failed job, the report with the
+    reason among them. The copy, ``<name>.failed.json``, stays until the gate passes.
+    """
+    write_json(path, value)
+    copy = Path(path).with_suffix(".failed.json")
+    if passed:
+        copy.unlink(missing_ok=True)
+    else:
+        write_json(copy, value)
+
+
 def read_json(path: str | Path) -> Any:
     """Read a JSON file.
 

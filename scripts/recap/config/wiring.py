@@ -18,10 +18,15 @@ from .schema import BenchmarkRow, CorpusRow, InstructionsRow
 NO_RECIPE = "none"
 
 
-def as_json(value: Any) -> str:
-    """Return canonical JSON, so that equal settings are equal parameters."""
+def as_json(value: Any, exclude: set[str] | None = None) -> str:
+    """Return canonical JSON, so that equal settings are equal parameters.
+
+    Args:
+        value: settings, or anything JSON can hold.
+        exclude: keys of the settings that change no result.
+    """
     if isinstance(value, Settings):
-        value = value.model_dump(mode="json")
+        value = value.model_dump(mode="json", exclude=exclude)
     return json.dumps(value, sort_keys=True)
 
 
@@ -181,6 +186,11 @@ class Wiring:
         return f"accelerate launch --num_processes {gpus} --num_machines 1 --mixed_precision no"
 
     # evaluation
+
+    def parity_benchmark(self) -> str:
+        """Return the benchmark whose questions the parity gate asks."""
+        rows = self.experiment.benchmarks
+        return next((name for name in rows if rows[name].kind == "textvqa"), next(iter(rows)))
 
     def questions(self, benchmark: str) -> str:
         """Return a benchmark's question file."""

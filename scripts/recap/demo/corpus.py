@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
+from ..curate.questions import STAGE1_QUESTIONS
 from ..hashing import stable_fraction
 from .badlines import BAD_KINDS, BadLine, Ingredients, chunk, encode_record, make_bad_line
 from .captions import canonical_caption, caption
@@ -13,20 +14,6 @@ from .settings import WorldSettings
 from .streams import Stream, generator
 from .tree import Tree
 
-# The eleven stage-1 questions of LLaVA's pretraining set.
-CAPTION_QUESTIONS = (
-    "Write a terse but informative summary of the picture.",
-    "Describe the image concisely.",
-    "Render a clear and concise summary of the photo.",
-    "Share a concise interpretation of the image provided.",
-    "Present a compact description of the photo's key features.",
-    "Give a brief description of the image.",
-    "What is this?",
-    "Summarize the visual content of the image.",
-    "What is in the photo?",
-    "Provide a brief description of the given image.",
-    "Give a short and clear explanation of the subsequent image.",
-)
 _ID_RANGE = 10_000_000
 _ID_STEP = 6_700_417  # prime, so that multiples never meet within the range
 
@@ -118,11 +105,11 @@ def _good_record(
 
 
 def _llava_record(name: str, image: str, text: str) -> dict[str, Any]:
-    choice = int(stable_fraction("caption question", name) * len(CAPTION_QUESTIONS))
+    choice = int(stable_fraction("caption question", name) * len(STAGE1_QUESTIONS))
     return {
         "id": name,
         "conversations": [
-            {"from": "human", "value": f"<image>\n{CAPTION_QUESTIONS[choice]}"},
+            {"from": "human", "value": f"<image>\n{STAGE1_QUESTIONS[choice]}"},
             {"from": "gpt", "value": text},
         ],
         "image": image,

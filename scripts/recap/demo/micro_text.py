@@ -8,8 +8,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from ..curate.questions import STAGE1_QUESTIONS
 from .captions import canonical_caption, caption
-from .corpus import CAPTION_QUESTIONS
 from .corrupt import corrupt
 from .questions import ANNOTATORS, INSTRUCTION, prompt, read_tokens, sample_questions, ten_answers
 from .scene import SIGN_WORDS, Scene, sample_scene
@@ -39,7 +39,7 @@ def text_sample(seed: int, stream: Stream, index: int) -> list[tuple[str, str]]:
     scene = sample_scene(rng)
     told_line = told(scene, rng)
     if rng.random() < 0.2:
-        ask = str(rng.choice(CAPTION_QUESTIONS))
+        ask = str(rng.choice(STAGE1_QUESTIONS))
         return [(f"{told_line}\n{ask}", caption(scene, rng))]
     rounds: list[tuple[str, str]] = []
     for question in sample_questions(scene, rng, int(rng.integers(1, 5))):
@@ -54,7 +54,7 @@ def text_sample(seed: int, stream: Stream, index: int) -> list[tuple[str, str]]:
 def tokenizer_text(seed: int, count: int) -> Iterator[str]:
     """Yield ``count`` texts that show the words of captions, prompts and answers."""
     yield from [_GENERAL] * 2
-    yield from CAPTION_QUESTIONS * 2
+    yield from STAGE1_QUESTIONS * 2
     # The words of the conversation template, and the signs in the case they are drawn in.
     yield from ["user\n", "model\n"] * 200
     yield from [word.upper() for word in SIGN_WORDS] * 2

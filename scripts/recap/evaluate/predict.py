@@ -70,8 +70,9 @@ def predict_shard(
 ) -> None:
     """Write the answers of a shard, in the order of the question file.
 
-    The file does not depend on the batch size, the number of shards, or how
-    often the work was interrupted. If the journal already holds every answer,
+    In float32 the file does not depend on the batch size, the number of shards,
+    or how often the work was interrupted; in half precision on a GPU a near tie
+    may fall the other way in another batch. If the journal already holds every answer,
     the model is not loaded.
 
     Args:

@@ -9,7 +9,7 @@ import torch
 
 from ..errors import GateError, RecapError
 from ..hashing import digest_tensors
-from ..io import read_json, write_json
+from ..io import read_json, write_evidence
 from ..settings import LoraSettings
 from .adapters import LORA_RANGE, find_file, read_adapter_settings, read_projector
 from .checkpoint import describe_base
@@ -46,7 +46,7 @@ def check_adapter(
     """
     result = inspect_adapter(adapter_dir, parts, initial_projector=initial_projector)
     if report is not None:
-        write_json(report, result)
+        write_evidence(report, result, passed=not result["failures"])
     for warning in result["warnings"]:
         logger.warning("%s", warning)
     if result["failures"]:

@@ -24,6 +24,7 @@ from .parts import ModelParts
 
 logger = logging.getLogger(__name__)
 _DIGITS = 6
+_MARKER = ".recap-merge"
 
 
 def merge_lora_weights(
@@ -68,6 +69,7 @@ def merge_lora_weights(
     files.write_sharded(sources, partial, settings.max_shard_size)
     write_side_files(config, parts.language_model, partial, settings.dtype)
     summary = merger.report(settings.dtype)
+    (partial / _MARKER).touch()
     _write_manifest(partial, out, adapter_dir, parts, settings, checked, summary, started)
     if out.exists():
         shutil.rmtree(out)
@@ -173,8 +175,11 @@ def _refuse_overwrite(out: Path, inputs: list[Path]) -> None:
 
 
 def _is_earlier_merge(out: Path) -> bool:
+    # Snakemake deletes a rule's declared outputs, the manifest among them, before it
+    # runs the rule again: the marker is what tells whose folder this is.
     manifest = out / "manifest.json"
-    return manifest.is_file() and read_json(manifest).get("stage") == "merge"
+    by_manifest = manifest.is_file() and read_json(manifest).get("stage") == "merge"
+    return by_manifest or (out / _MARKER).is_file()
 
 
 def _require_sound(adapter_dir: str | Path, parts: ModelParts) -> dict[str, Any]:

@@ -26,7 +26,7 @@ from typing import Any
 import torch
 
 from ..errors import GateError
-from ..io import write_json
+from ..io import write_evidence
 from ..settings import MergeSettings
 from .checkpoint import build_model, load_adapter, load_checkpoint, load_tokenizer
 from .configuration import config_from_disk
@@ -113,7 +113,7 @@ def check_parity(
         "first_diverging_module": culprit,
     }
     report["passed"] = not failed and not wrong and report["tokenizer_equal"]
-    write_json(out, report)
+    write_evidence(out, report, passed=report["passed"])
     if not report["passed"]:
         raise GateError(_message(merged_dir, report))
     logger.info("%s answers as base plus adapter on %d prompts", merged_dir, len(prompts))

@@ -103,7 +103,8 @@ def check_mask(sample: Sample, ids: list[int], labels: list[int], tokenizer: Any
         raise RecapError("`image` and the `<image>` token must come together")
     if len(ids) != len(labels):
         raise RecapError(f"{len(ids)} ids but {len(labels)} labels")
-    answers = sum(turn.get("from") == "gpt" for turn in sample.conversations)
+    roles = [turn.get("from") for turn in sample.conversations]
+    answers = roles[1:].count("gpt")  # an answer before any question is dropped
     ends = [
         position
         for position, label in enumerate(labels)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import GateError
-from ..io import write_json
+from ..io import write_evidence
 
 logger = logging.getLogger(__name__)
 
@@ -67,7 +67,8 @@ class GateBook:
         """Write ``gates.json``: ``{"passed": bool, "gates": [{name, value, bound, passed}]}``."""
         if self._writes:
             rows = self.as_rows()
-            write_json(self._path, {"passed": all(r["passed"] for r in rows), "gates": rows})
+            passed = all(row["passed"] for row in rows)
+            write_evidence(self._path, {"passed": passed, "gates": rows}, passed=passed)
 
 
 @dataclass(frozen=True)

@@ -159,6 +159,7 @@ def _open_store(run: _Run) -> tuple[dict[str, str], StateStore]:
                 "base": base,
                 "conversation": request.parts.conversation,
                 "image_size_aux": request.parts.image_size_aux,
+                "image_root": str(request.image_root),
             }
         ]
     broadcast_object_list(facts)

@@ -4,7 +4,14 @@ import pytest
 
 from recap.errors import RecapError
 from recap.hashing import digest_json, sha256_file, stable_fraction
-from recap.io import atomic_path, iter_jsonl, read_json, write_json, write_jsonl
+from recap.io import (
+    atomic_path,
+    iter_jsonl,
+    read_json,
+    write_evidence,
+    write_json,
+    write_jsonl,
+)
 
 
 def test_failed_write_leaves_the_old_file(tmp_path):
@@ -77,3 +84,11 @@ def test_digest_tensors_sees_name_dtype_shape_and_bytes():
     assert base == digest_tensors({"w": torch.ones(2, 3)})
     assert all(digest_tensors(variant) != base for variant in variants)
     assert json.dumps(base)
+
+
+def test_a_failed_gate_leaves_a_copy_that_snakemake_does_not_delete(tmp_path):
+    report = tmp_path / "check.json"
+    write_evidence(report, {"passed": False}, passed=False)
+    assert read_json(tmp_path / "check.failed.json") == {"passed": False}
+    write_evidence(report, {"passed": True}, passed=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["check.json"]

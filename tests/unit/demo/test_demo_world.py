@@ -14,8 +14,9 @@ import pytest
 from PIL import Image, UnidentifiedImageError
 
 from recap.cli import parse_settings
+from recap.curate.questions import STAGE1_QUESTIONS
 from recap.demo.badlines import BAD_KINDS, LONG_CAPTION_CHARS
-from recap.demo.corpus import CAPTION_QUESTIONS, build_corpus, record_id
+from recap.demo.corpus import build_corpus, record_id
 from recap.demo.settings import WorldSettings
 from recap.demo.tree import Tree
 from recap.demo.world import build_world
@@ -199,7 +200,7 @@ def test_original_has_llavas_first_stage_form(world):
         assert list(row) == ["id", "conversations", "image"]
         human, answer = row["conversations"]
         assert human["from"] == "human"
-        assert human["value"].removeprefix("<image>\n") in CAPTION_QUESTIONS
+        assert human["value"].removeprefix("<image>\n") in STAGE1_QUESTIONS
         assert answer == {"from": "gpt", "value": record["text"][14:-14]}
         assert row["image"] == record["images"][0]
     asked = {row["conversations"][0]["value"] for row in original}
