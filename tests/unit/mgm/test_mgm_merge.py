@@ -115,6 +115,18 @@ def test_merging_again_gives_the_same_bytes(mgm_parts, mgm_adapter, merged, tmp_
     assert not list(tmp_path.glob(".*"))
 
 
+def test_a_merge_runs_again_without_its_declared_outputs(mgm_parts, mgm_adapter, tmp_path):
+    """Snakemake deletes those, the manifest among them, before it redoes a merge."""
+    folder = tmp_path / "merged"
+    merge_lora_weights(mgm_adapter, mgm_parts, folder, SETTINGS)
+    before = {p.name: p.read_bytes() for p in folder.iterdir() if p.suffix == ".safetensors"}
+    for name in ("model.safetensors.index.json", "config.json", "manifest.json"):
+        (folder / name).unlink()
+    merge_lora_weights(mgm_adapter, mgm_parts, folder, SETTINGS)
+    assert {n: (folder / n).read_bytes() for n in before} == before
+    assert (folder / "manifest.json").is_file()
+
+
 def test_a_moved_checkpoint_still_loads(merged, tmp_path):
     moved = shutil.copytree(merged[0], tmp_path / "elsewhere")
     model, _ = load_checkpoint(moved, dtype="float16")
