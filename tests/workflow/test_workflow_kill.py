@@ -42,7 +42,8 @@ STAGES = (
     "compare_runs",
     "build_report",
 )
-# What holds times: perf figures, the page that shows them, and state folders.
+# What holds times: perf figures, the page that shows them, and state folders. A killed
+# writer also leaves its temporary file, under a hidden name that nothing reads.
 VOLATILE = re.compile(r"/(perf|state|caption_store)/|report\.html$|/report/.*\.md$")
 
 
