@@ -44,7 +44,7 @@ STAGES = (
 )
 # What holds times: perf figures, the page that shows them, and state folders. A killed
 # writer also leaves its temporary file, under a hidden name that nothing reads.
-VOLATILE = re.compile(r"/(perf|state|caption_store)/|report\.html$|/report/.*\.md$")
+VOLATILE = re.compile(r"/(perf|state|caption_store)/|report\.html$|/report/.*\.md$|/\.[^/]*\.tmp$")
 
 
 def start(project):
