@@ -29,9 +29,7 @@ def parser() -> argparse.ArgumentParser:
     cli.add_argument("--projector", type=Path, help="stage 1's result; finetune needs it")
     cli.add_argument("--projector-manifest", type=Path, help="by default beside the projector")
     cli.add_argument("--settings", required=True, help="JSON text, or a JSON or YAML file")
-    cli.add_argument(
-        "--save-steps", type=int, help="updates a checkpoint; wins over settings"
-    )
+    cli.add_argument("--save-steps", type=int, help="updates a checkpoint; wins over settings")
     cli.add_argument("--seed", required=True, type=int, help="of initialisation, order, dropout")
     cli.add_argument("--state-dir", required=True, type=Path, help="resumable state")
     cli.add_argument("--out-dir", required=True, type=Path, help="weights, telemetry, manifest")
