@@ -75,7 +75,8 @@ def write_results(
 def _inputs(request: StageRequest) -> dict[str, Path]:
     inputs = {"data": request.data}
     if request.projector is not None and request.stage1_manifest is not None:
-        inputs |= {"projector": request.projector, "projector_manifest": request.stage1_manifest}
+        # Not its manifest, which holds times: two equal runs must have equal manifests.
+        inputs["projector"] = request.projector
     return inputs
 
 
