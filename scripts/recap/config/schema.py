@@ -34,7 +34,6 @@ class ComputeSettings(Settings):
 
     gpus: int = Field(1, ge=0, description="GPUs of a caption or evaluation job; 0 runs on CPU")
     train_gpus: int = Field(1, ge=0, description="GPUs of a training job; 0 runs on CPU")
-    gpu_memory_gib: int = Field(24, ge=1, description="memory of a card, for planning only")
     cpu_threads: int = Field(4, ge=1, description="threads of a CPU job")
     gpu_threads: int = Field(8, ge=1, description="threads of a model job")
     cpu_mem_mb: int = Field(4000, ge=500, description="memory of a CPU job in MB")

@@ -5,7 +5,6 @@ plain functions that tests can call.
 """
 
 import json
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -212,22 +211,3 @@ class Wiring:
         count = self.config.evaluation_shards
         base = f"results/{self.config.experiment}/eval/{arm}/seed{seed}/{benchmark}/answers"
         return [f"{base}/{count}_{index}.jsonl" for index in range(count)]
-
-    def per_run(self, pattern: str) -> list[str]:
-        """Fill ``{arm}`` and ``{seed}`` of a pattern for every run of the experiment."""
-        base = f"results/{self.config.experiment}"
-        return [f"{base}/{p}" for p in _expand(pattern, self.config.arms, self.config.seeds)]
-
-    def per_score(self, pattern: str) -> list[str]:
-        """Fill ``{arm}``, ``{seed}`` and ``{benchmark}`` of a pattern for every score."""
-        return [
-            path.replace("{benchmark}", benchmark)
-            for benchmark in self.config.benchmarks
-            for path in self.per_run(pattern)
-        ]
-
-
-def _expand(pattern: str, arms: Iterable[str], seeds: Iterable[int]) -> list[str]:
-    return [
-        pattern.replace("{arm}", arm).replace("{seed}", str(seed)) for arm in arms for seed in seeds
-    ]

@@ -6,7 +6,6 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -237,8 +236,3 @@ def as_sources(tensors: Mapping[str, torch.Tensor]) -> dict[str, TensorSource]:
         name: TensorSource(tuple(tensor.shape), tensor.dtype, lambda tensor=tensor: tensor)  # type: ignore[misc]
         for name, tensor in tensors.items()
     }
-
-
-def describe_source(source: TensorSource) -> dict[str, Any]:
-    """Return type and shape, for messages and manifests."""
-    return {"dtype": str(source.dtype).removeprefix("torch."), "shape": list(source.shape)}
