@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 
 from recap.cli import load_settings, make_parser, run_cli
+from recap.mgm.options import add_parts_options, parts_from_args
 
 
 def parser() -> argparse.ArgumentParser:
@@ -21,11 +22,7 @@ def parser() -> argparse.ArgumentParser:
     cli.add_argument("--stage", required=True, choices=("pretrain", "finetune"))
     cli.add_argument("--data", required=True, type=Path, help="LLaVA JSON")
     cli.add_argument("--image-root", required=True, type=Path, help="folder of the images")
-    cli.add_argument("--language-model", required=True, type=Path, help="Hugging Face folder")
-    cli.add_argument("--clip", required=True, type=Path, help="Hugging Face folder")
-    cli.add_argument("--convnext", required=True, type=Path, help="OpenCLIP folder")
-    cli.add_argument("--image-size-aux", type=int, default=768, help="pixels, default %(default)s")
-    cli.add_argument("--conversation", default="gemma", help="template, default %(default)s")
+    add_parts_options(cli)
     cli.add_argument("--projector", type=Path, help="stage 1's result; finetune needs it")
     cli.add_argument("--projector-manifest", type=Path, help="by default beside the projector")
     cli.add_argument("--settings", required=True, help="JSON text, or a JSON or YAML file")
@@ -40,7 +37,6 @@ def parser() -> argparse.ArgumentParser:
 def main(args: argparse.Namespace) -> None:
     """Turn the arguments into a request and run it."""
     values = load_settings(args.settings)
-    from recap.mgm.parts import ModelParts
     from recap.train.request import StageRequest, parse_settings
     from recap.train.stage import run_stage
 
@@ -48,8 +44,9 @@ def main(args: argparse.Namespace) -> None:
     save_steps = arguments.pop("save_steps")
     if save_steps is not None:
         values["save_steps"] = save_steps
-    names = ("language_model", "clip", "convnext", "conversation", "image_size_aux")
-    parts = ModelParts(**{name: arguments.pop(name) for name in names})
+    parts = parts_from_args(args)
+    for name in vars(parts):
+        del arguments[name]
     arguments["settings"] = parse_settings(args.stage, values)
     run_stage(StageRequest(parts=parts, **arguments))
 

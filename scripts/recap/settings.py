@@ -91,6 +91,12 @@ class StageSettings(Settings):
         False, description="never mix image and text-only samples in an update; sort by length"
     )
     dtype: Dtype = Field("bfloat16", description="type of weights and activations")
+    drop_path: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="stochastic depth of the frozen ConvNeXt while training; upstream's is 0.1",
+    )
     gradient_checkpointing: bool = Field(True, description="recompute activations to save memory")
     logging_steps: int = Field(1, ge=1, description="updates between telemetry lines")
     save_steps: int = Field(50, ge=1, description="updates between resumable checkpoints")

@@ -173,6 +173,8 @@ class Wiring:
                 f"--clip {self.experiment.model_dir(base.clip)}",
                 f"--convnext {self.experiment.model_dir(base.convnext)}",
                 f"--image-size-aux {base.image_size_aux}",
+                f"--image-grid {base.image_grid}",
+                *(["--image-global"] if base.image_global else []),
                 f"--conversation {base.conversation}",
             )
         )

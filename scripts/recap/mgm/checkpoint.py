@@ -85,6 +85,7 @@ def build_model(
     projector: Path | None = None,
     image_aspect_ratio: str = "square",
     max_length: int = 2048,
+    drop_path: float = 0.0,
 ) -> MGMForCausalLM:
     """Put a model together from its parts.
 
@@ -96,6 +97,7 @@ def build_model(
         projector: file of a trained projector and mining, instead.
         image_aspect_ratio: ``square`` (stage 1) or ``pad`` (stage 2).
         max_length: longest sequence, image tokens included.
+        drop_path: stochastic depth of the auxiliary tower in training mode.
 
     Returns:
         The model in evaluation mode, on the CPU.
@@ -104,7 +106,10 @@ def build_model(
         RecapError: if a folder or file is missing, broken or does not fit.
     """
     config = config_from_parts(
-        parts, image_aspect_ratio=image_aspect_ratio, tokenizer_model_max_length=max_length
+        parts,
+        image_aspect_ratio=image_aspect_ratio,
+        tokenizer_model_max_length=max_length,
+        drop_path=drop_path,
     )
     state = {name: source.load() for name, source in base_sources(parts).items()}
     with torch.random.fork_rng(devices=[]):

@@ -105,6 +105,12 @@ class MGMConfig(PreTrainedConfig):
             kwargs.setdefault("tie_word_embeddings", bool(text_config.tie_word_embeddings))
         super().__init__(**kwargs)
 
+    @property
+    def image_tokens(self) -> int:
+        """Tokens a picture becomes: one a CLIP patch and view."""
+        side = int(self.vision_config.image_size) // int(self.vision_config.patch_size)
+        return side**2 * (self.image_grid**2 + bool(self.image_global))
+
     def get_text_config(self, *_args: Any, **_kwargs: Any) -> Any:
         """Return the language model's configuration."""
         return self.text_config
@@ -158,18 +164,25 @@ def config_from_parts(parts: ModelParts, **settings: Any) -> MGMConfig:
         mm_vision_tower=parts.clip.name,
         mm_vision_tower_aux=parts.convnext.name,
         image_size_aux=parts.image_size_aux,
+        image_grid=parts.image_grid,
+        image_global=parts.image_global,
         **settings,
     )
 
 
 def _check_sizes(parts: ModelParts, vision: Any, convnext: dict[str, Any]) -> None:
-    grid = vision.image_size // vision.patch_size
+    if parts.image_grid < 1 or (parts.image_global and parts.image_grid < 2):
+        raise RecapError(
+            f"image_grid {parts.image_grid} does not go with image_global {parts.image_global}: "
+            "a grid has at least one crop a side, and a global view belongs to two or more"
+        )
+    grid = vision.image_size // vision.patch_size * parts.image_grid
     stride = 4 * 2 ** (len(convnext["dims"]) - 1)
     size = parts.image_size_aux
     if size % stride or (size // 4) % grid:
         raise RecapError(
             f"image_size_aux {size} does not fit: it must be a multiple of {stride} (ConvNeXt) "
-            f"and a quarter of it a multiple of {grid} (CLIP's grid)"
+            f"and a quarter of it a multiple of {grid} (CLIP's grid over all crops)"
         )
 
 

@@ -1,6 +1,7 @@
 """Command line options that name the parts of a model."""
 
 import argparse
+from dataclasses import fields
 from pathlib import Path
 
 from .parts import ModelParts
@@ -18,15 +19,15 @@ def add_parts_options(options: argparse.ArgumentParser) -> None:
     options.add_argument(
         "--image-size-aux", type=int, default=768, help="edge of the auxiliary image in pixels"
     )
+    options.add_argument(
+        "--image-grid", type=int, default=1, help="crops a side that the CLIP tower sees"
+    )
+    options.add_argument(
+        "--image-global", action="store_true", help="show CLIP the whole image besides the crops"
+    )
     options.add_argument("--conversation", default="gemma", help="conversation template")
 
 
 def parts_from_args(args: argparse.Namespace) -> ModelParts:
     """Return the parts that the options of :func:`add_parts_options` name."""
-    return ModelParts(
-        language_model=args.language_model,
-        clip=args.clip,
-        convnext=args.convnext,
-        conversation=args.conversation,
-        image_size_aux=args.image_size_aux,
-    )
+    return ModelParts(**{field.name: getattr(args, field.name) for field in fields(ModelParts)})

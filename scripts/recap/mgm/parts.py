@@ -16,6 +16,8 @@ class ModelParts:
         convnext: OpenCLIP folder of the ConvNeXt tower.
         conversation: name of the conversation template.
         image_size_aux: edge in pixels of the image the ConvNeXt tower sees.
+        image_grid: crops a side that CLIP sees; 1 shows it the whole image once.
+        image_global: whether CLIP sees the whole image besides the crops.
     """
 
     language_model: Path
@@ -23,6 +25,8 @@ class ModelParts:
     convnext: Path
     conversation: str = "gemma"
     image_size_aux: int = 768
+    image_grid: int = 1
+    image_global: bool = False
 
     def __post_init__(self) -> None:
         """Turn strings into paths, so that callers may pass either."""

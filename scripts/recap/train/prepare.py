@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from ..errors import RecapError
 from ..mgm.checkpoint import load_tokenizer
 from ..mgm.configuration import config_from_parts
 from ..mgm.processing import ImagePreprocessor
@@ -54,14 +55,15 @@ def prepare_data(request: StageRequest, world_size: int) -> PreparedData:
     settings = request.settings
     samples = read_training_set(request.data, request.image_root)
     plan = plan_steps(len(samples), settings, world_size)
-    vision = config_from_parts(request.parts).vision_config
+    image_tokens = config_from_parts(request.parts).image_tokens
+    _require_room(settings.max_length, image_tokens)
     tokenizer = load_tokenizer(request.parts.language_model)
     encoded, audit = encode_training_set(
         samples,
         tokenizer,
         request.parts.conversation,
         max_length=settings.max_length,
-        image_tokens=(vision.image_size // vision.patch_size) ** 2,
+        image_tokens=image_tokens,
     )
     order = training_order(
         [sample.id for sample in samples],
@@ -83,6 +85,14 @@ def prepare_data(request: StageRequest, world_size: int) -> PreparedData:
         tokenizer=tokenizer,
         dataset=TrainingSet(samples, encoded, preprocess),
     )
+
+
+def _require_room(max_length: int, image_tokens: int) -> None:
+    if max_length <= image_tokens:
+        raise RecapError(
+            f"max_length {max_length} leaves no room for text: an image becomes {image_tokens} "
+            "tokens with this base model; raise max_length"
+        )
 
 
 def tokens_by_update(

@@ -62,6 +62,7 @@ def build_stage_model(
         projector=projector,
         image_aspect_ratio=settings.image_aspect_ratio,
         max_length=settings.max_length,
+        drop_path=settings.drop_path,
     )
     if isinstance(settings, FinetuneSettings):
         add_lora(model, settings.lora, seed=seed)
