@@ -23,6 +23,7 @@ TIMM_SIZES: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {
     "convnext_xxlarge": ((3, 4, 30, 3), (384, 768, 1536, 3072)),
 }
 _EPS = 1e-6
+_CHANNELS_AT_A_TIME = 256  # bounds the float32 temporaries of resizing
 
 
 def resolve_size(name: str, overrides: dict[str, Any] | None = None) -> dict[str, Any]:
@@ -155,21 +156,26 @@ def concatenate_stages(outputs: list[torch.Tensor]) -> torch.Tensor:
     first = outputs[0]
     batch, _, height, width = first.shape
     channels = sum(output.shape[1] for output in outputs)
-    if any(output.requires_grad for output in outputs):
-        return torch.cat([_upsample(output, height, width) for output in outputs], dim=1)
     joined = first.new_empty((batch, channels, height, width))
     start = 0
     for output in outputs:
         stop = start + output.shape[1]
-        joined[:, start:stop] = _upsample(output, height, width)
+        resize_into(joined[:, start:stop], output)
         start = stop
     return joined
 
 
-def _upsample(x: torch.Tensor, height: int, width: int) -> torch.Tensor:
-    if x.shape[-2:] == (height, width):
-        return x
-    grown = functional.interpolate(
-        x.float(), size=(height, width), mode="bilinear", align_corners=False
-    )
-    return grown.to(x.dtype)
+def resize_into(out: torch.Tensor, x: torch.Tensor) -> None:
+    """Write ``x`` (B, C, H, W) into ``out`` (B, C, h, w), resized.
+
+    Bilinear with ``align_corners=False``, without antialiasing, computed in
+    float32 a group of channels at a time and rounded once to the type of ``out``.
+    """
+    size = out.shape[-2:]
+    for start in range(0, x.shape[1], _CHANNELS_AT_A_TIME):
+        part = x[:, start : start + _CHANNELS_AT_A_TIME]
+        if part.shape[-2:] != size:
+            part = functional.interpolate(
+                part.float(), size=size, mode="bilinear", align_corners=False
+            )
+        out[:, start : start + _CHANNELS_AT_A_TIME] = part

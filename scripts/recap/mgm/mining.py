@@ -10,9 +10,10 @@ where each projector is ``Linear(LayerNorm(.))``. Two identities make it cheap:
   project values after the weighted sum.
 
 Both candidate LayerNorms share their normalised input; their scale and shift
-are absorbed in the same way. Work goes over rows of queries, and under autograd
-each chunk is recomputed in the backward pass, so that the normalised feature
-map (106 million elements an image at 768 pixels) never exists as a whole.
+are absorbed in the same way. Work goes over a few rows of queries at a time, and
+under autograd each chunk is recomputed in the backward pass, so that the
+candidates and their normalised form (106 million elements an image at 768
+pixels) never exist as a whole, nor does anything of ``M x D`` elements a query.
 """
 
 import math
@@ -25,7 +26,8 @@ from torch.utils.checkpoint import checkpoint
 
 from ..errors import RecapError
 
-ROWS_PER_CHUNK = 4
+# candidate elements worked on at a time: three rows of queries of a 768-pixel picture
+MAX_CHUNK_ELEMENTS = 1 << 24
 
 
 def build_unit(in_features: int, out_features: int) -> nn.Sequential:
@@ -39,7 +41,7 @@ def mine_patch_info(
     query: nn.Sequential,
     key: nn.Sequential,
     value: nn.Sequential,
-    rows_per_chunk: int = ROWS_PER_CHUNK,
+    max_chunk_elements: int = MAX_CHUNK_ELEMENTS,
 ) -> torch.Tensor:
     """Return what the auxiliary map adds to each token.
 
@@ -49,7 +51,8 @@ def mine_patch_info(
         query: ``LayerNorm(D), Linear(D, D)``.
         key: ``LayerNorm(C), Linear(C, D)``.
         value: ``LayerNorm(C), Linear(C, D)``.
-        rows_per_chunk: rows of the token grid worked on at a time.
+        max_chunk_elements: elements of candidates worked on at a time; at least
+            one row of the token grid of one picture is.
 
     Returns:
         (B, N, D) in the type of ``tokens``; add it to ``tokens``.
@@ -57,6 +60,14 @@ def mine_patch_info(
     Raises:
         RecapError: if the map does not divide into blocks.
     """
+    side = _block_side(tokens, aux)
+    projected, offset = _absorb_queries(tokens, query, key)
+    pooled = _attend(projected, offset, aux, split_unit(key)[0].eps, side, max_chunk_elements)
+    return _project_values(pooled, value)
+
+
+def _block_side(tokens: torch.Tensor, aux: torch.Tensor) -> int:
+    """Return how many positions of the map a side each token's block has."""
     count = tokens.shape[1]
     grid = math.isqrt(count)
     side = aux.shape[-1] // grid if grid else 0
@@ -65,26 +76,53 @@ def mine_patch_info(
             f"{count} tokens do not tile an auxiliary map of {tuple(aux.shape[-2:])}: the token "
             "count must be a square number and the map a multiple of its root"
         )
-    projected, offset = _absorb_queries(tokens, query, key)
+    return side
+
+
+def _attend(
+    projected: torch.Tensor,
+    offset: torch.Tensor,
+    aux: torch.Tensor,
+    eps: float,
+    side: int,
+    limit: int,
+) -> torch.Tensor:
+    """Return the weighted sums (B, N, C), ``limit`` candidate elements at a time."""
+    batch, grid = aux.shape[0], aux.shape[-1] // side
+    images, rows = _chunk_shape(batch, grid, aux[0, :, :side].numel(), limit)
+    recompute = torch.is_grad_enabled() and (projected.requires_grad or aux.requires_grad)
     pooled = []
-    eps = split_unit(key)[0].eps
-    needs_grad = projected.requires_grad or aux.requires_grad
-    recompute = torch.is_grad_enabled() and needs_grad
-    for start in range(0, grid, rows_per_chunk):
-        stop = min(start + rows_per_chunk, grid)
-        arguments = (
-            projected[:, start * grid : stop * grid],
-            offset[:, start * grid : stop * grid],
-            aux[:, :, start * side : stop * side],
-            eps,
-            side,
-        )
-        if recompute:
-            chunk = checkpoint(_attend_chunk, *arguments, use_reentrant=False)
-        else:
-            chunk = _attend_chunk(*arguments)
-        pooled.append(chunk)
-    return _project_values(torch.cat(pooled, dim=1), value)
+    for first in range(0, batch, images):
+        some = slice(first, first + images)
+        chunks = []
+        for start in range(0, grid, rows):
+            stop = min(start + rows, grid)
+            arguments = (
+                projected[some, start * grid : stop * grid],
+                offset[some, start * grid : stop * grid],
+                aux[some, :, start * side : stop * side],
+                eps,
+                side,
+            )
+            chunks.append(_recomputed(*arguments) if recompute else _attend_chunk(*arguments))
+        pooled.append(torch.cat(chunks, dim=1))
+    return torch.cat(pooled)
+
+
+def _chunk_shape(batch: int, grid: int, row_elements: int, limit: int) -> tuple[int, int]:
+    """Return how many pictures and how many rows of tokens make a chunk."""
+    images = min(batch, limit // (grid * row_elements))
+    if images:
+        return images, grid
+    return 1, max(limit // row_elements, 1)
+
+
+def _recomputed(*arguments: Any) -> torch.Tensor:
+    """Run :func:`_attend_chunk` without keeping what its backward pass can compute again."""
+    pooled: torch.Tensor = checkpoint(
+        _attend_chunk, *arguments, use_reentrant=False, preserve_rng_state=False
+    )
+    return pooled
 
 
 def _absorb_queries(

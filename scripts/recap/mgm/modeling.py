@@ -17,7 +17,7 @@ from .loss import supervised_loss
 from .mining import build_unit, mine_patch_info
 from .projector import build_projector, project
 from .splicing import Spliced, splice
-from .vision import ClipTower, derive_clip_view
+from .vision import ClipTower, cut_aux_views, derive_clip_views
 
 PROJECTOR_MODULES = (
     "mm_projector",
@@ -137,24 +137,27 @@ class MGMForCausalLM(PreTrainedModel):
             images_aux: (B, 3, S, S) float32, normalised, S = ``image_size_aux``.
 
         Returns:
-            (B, N, hidden) in the towers' type.
+            (B, N, hidden) in the towers' type, N = ``config.image_tokens``. With
+            an image grid the whole picture's tokens come first, then the crops'.
         """
         size = self.config.image_size_aux
         if images_aux.ndim != 4 or tuple(images_aux.shape[1:]) != (3, size, size):
             raise RecapError(
                 f"pictures must be (B, 3, {size}, {size}), not {tuple(images_aux.shape)}"
             )
+        layout = (self.config.image_grid, self.config.image_global)
+        units = [getattr(self, name) for name in PROJECTOR_MODULES[1:]]
         with torch.no_grad():
-            tokens = self.vision_tower(derive_clip_view(images_aux, self.vision_tower.image_size))
-            aux = self.vision_tower_aux(images_aux).to(tokens.dtype)
-        mined = mine_patch_info(
-            tokens,
-            aux,
-            self.vlm_uni_query_projector,
-            self.vlm_uni_aux_projector,
-            self.vlm_uni_val_projector,
-        )
-        return project(tokens + mined, self.mm_projector)
+            views = derive_clip_views(images_aux, self.vision_tower.image_size, *layout)
+            tokens = self.vision_tower(views.flatten(0, 1)).unflatten(0, views.shape[:2])
+            maps = cut_aux_views(self.vision_tower_aux(images_aux).to(tokens.dtype), *layout)
+        features = [
+            view + mine_patch_info(view, aux, *units)
+            for view, aux in zip(tokens.unbind(1), maps, strict=True)
+        ]
+        if self.config.image_global:
+            features.insert(0, features.pop())
+        return project(torch.cat(features, dim=1), self.mm_projector)
 
     def scale_features(self, features: torch.Tensor) -> torch.Tensor:
         """Scale image features like the token embeddings.

@@ -7,6 +7,7 @@ from torch import nn
 from torch.nn import functional
 
 from ..errors import RecapError
+from .convnext import resize_into
 
 
 class ClipTower(nn.Module):
@@ -61,3 +62,45 @@ def derive_clip_view(images_aux: torch.Tensor, size: int) -> torch.Tensor:
     return functional.interpolate(
         images_aux.float(), size=(size, size), mode="bilinear", align_corners=False
     )
+
+
+def derive_clip_views(
+    images_aux: torch.Tensor, size: int, grid: int = 1, whole: bool = False
+) -> torch.Tensor:
+    """Return all that the CLIP tower sees of each picture.
+
+    Args:
+        images_aux: (B, 3, S, S), normalised.
+        size: edge of a view.
+        grid: crops a side. The picture is resized to ``grid * size`` and cut.
+        whole: whether the resized picture, resized once more to ``size``, is a view too.
+
+    Returns:
+        float32 (B, V, 3, size, size): crops row by row, the whole picture last.
+    """
+    resized = derive_clip_view(images_aux, grid * size)
+    crops = resized.unflatten(3, (grid, size)).unflatten(2, (grid, size))
+    views = crops.permute(0, 2, 4, 1, 3, 5).flatten(1, 2)
+    if not whole:
+        return views
+    return torch.cat([views, derive_clip_view(resized, size).unsqueeze(1)], dim=1)
+
+
+def cut_aux_views(aux: torch.Tensor, grid: int = 1, whole: bool = False) -> list[torch.Tensor]:
+    """Return the part of the auxiliary map that belongs to each CLIP view.
+
+    Args:
+        aux: (B, C, H, W), both edges a multiple of ``grid``.
+        grid: see :func:`derive_clip_views`.
+        whole: see :func:`derive_clip_views`.
+
+    Returns:
+        Maps (B, C, H / grid, W / grid) in the order of the views. Crops share
+        the memory of ``aux``; the whole one is resized in float32.
+    """
+    height, width = aux.shape[-2] // grid, aux.shape[-1] // grid
+    views = [part for row in aux.split(height, dim=2) for part in row.split(width, dim=3)]
+    if whole:
+        views.append(aux.new_empty((*aux.shape[:2], height, width)))
+        resize_into(views[-1], aux)
+    return views
