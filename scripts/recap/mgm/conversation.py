@@ -1,59 +1,77 @@
-"""Conversation templates, prompts and the mask of trained tokens.
+"""Conversations as token ids, and the mask of trained tokens.
 
-Rendering and masking follow upstream MGM's ``preprocess_gemma`` token for
-token, except that a sample upstream would silently ignore raises an error.
+Rendering and masking follow upstream's ``preprocess_*`` functions, with two
+differences. A sample that upstream would silently ignore raises an error. And
+no correction of one or two tokens is guessed: a round is tokenised behind the
+token that precedes it, so that the mask ends where the answer ends whatever the
+tokenizer makes of a word at the start of a text.
 """
 
-import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from ..errors import RecapError
+from .templates import TEMPLATES, Template, get_template
+
+__all__ = [
+    "IGNORE_INDEX",
+    "IMAGE_TOKEN",
+    "IMAGE_TOKEN_INDEX",
+    "TEMPLATES",
+    "Template",
+    "encode_prompt",
+    "encode_sample",
+    "end_token_id",
+    "get_template",
+    "pad_token_id",
+    "render",
+    "stop_token_ids",
+    "tokenize_with_image",
+]
 
 IMAGE_TOKEN = "<image>"  # noqa: S105
 IMAGE_TOKEN_INDEX = -200
 IGNORE_INDEX = -100
 
 
-@dataclass(frozen=True)
-class Template:
-    """How one family of language models writes a conversation.
-
-    Attributes:
-        turn: format of a user turn, with ``{text}``; ends where the model's header begins.
-        header: what precedes an answer; everything up to it is ignored by the loss.
-        answer_end: what follows an answer and is trained.
-        separator: end of a round, trained too; rounds are split here.
-        system: text in front of the first turn.
-    """
-
-    turn: str
-    header: str
-    answer_end: str
-    separator: str
-    system: str = ""
-
-
-TEMPLATES: dict[str, Template] = {
-    "gemma": Template(
-        turn="<start_of_turn>user\n{text}<end_of_turn>\n",
-        header="<start_of_turn>model\n",
-        answer_end="<end_of_turn>\n",
-        separator="<eos>",
-    ),
-}
-
-
-def get_template(name: str) -> Template:
-    """Return a template by name.
+def end_token_id(tokenizer: Any, template: str) -> int:
+    """Return the id of the token that ends a round and each trained span.
 
     Raises:
-        RecapError: for an unknown name.
+        RecapError: if the tokenizer does not know it as one token.
     """
-    if name not in TEMPLATES:
-        raise RecapError(f"unknown conversation template {name!r}; known: {sorted(TEMPLATES)}")
-    return TEMPLATES[name]
+    return _token_id(tokenizer, get_template(template).separator)
+
+
+def stop_token_ids(tokenizer: Any, template: str) -> tuple[int, ...]:
+    """Return the ids that end a generated answer.
+
+    Raises:
+        RecapError: if the tokenizer does not know one of them as one token.
+    """
+    return tuple(_token_id(tokenizer, text) for text in get_template(template).stop)
+
+
+def pad_token_id(tokenizer: Any) -> int:
+    """Return an id to fill batches with: that of padding, else of unknown text, else 0.
+
+    Llama 2 and Mistral are padded with ``<unk>`` upstream; Llama 3 has neither.
+    Masks never depend on the id: they come from lengths.
+    """
+    known = (tokenizer.pad_token_id, tokenizer.unk_token_id)
+    return next((int(token) for token in known if token is not None), 0)
+
+
+def _token_id(tokenizer: Any, text: str) -> int:
+    ids = list(tokenizer(text).input_ids)
+    if ids and ids[0] == tokenizer.bos_token_id:
+        ids = ids[1:]
+    if len(ids) != 1:
+        raise RecapError(
+            f"the tokenizer cuts {text!r} into {len(ids)} tokens, but the conversation template "
+            "needs it as one; choose the template (--conversation) of this language model"
+        )
+    return int(ids[0])
 
 
 def tokenize_with_image(text: str, tokenizer: Any) -> list[int]:
@@ -75,15 +93,16 @@ def tokenize_with_image(text: str, tokenizer: Any) -> list[int]:
 
 def render(turns: Sequence[tuple[str, str]], template: Template) -> str:
     """Return the text of ``(question, answer)`` rounds."""
-    rounds = [
-        template.turn.format(text=question)
-        + template.header
-        + answer
-        + template.answer_end
-        + template.separator
-        for question, answer in turns
-    ]
+    rounds = (_prompt(question, template) + _answer(answer, template) for question, answer in turns)
     return template.system + "".join(rounds)
+
+
+def _prompt(question: str, form: Template) -> str:
+    return form.turn.format(text=question) + form.header
+
+
+def _answer(answer: str, form: Template) -> str:
+    return form.answer.format(text=answer) + form.separator
 
 
 def encode_prompt(text: str, tokenizer: Any, template: str = "gemma") -> list[int]:
@@ -98,8 +117,7 @@ def encode_prompt(text: str, tokenizer: Any, template: str = "gemma") -> list[in
         Token ids with -200 in the place of the image.
     """
     form = get_template(template)
-    prompt = form.system + form.turn.format(text=text) + form.header
-    return tokenize_with_image(prompt, tokenizer)
+    return tokenize_with_image(form.system + _prompt(text, form), tokenizer)
 
 
 def encode_sample(
@@ -110,8 +128,8 @@ def encode_sample(
 ) -> tuple[list[int], list[int]]:
     """Return token ids and labels of one training sample.
 
-    Trained are each answer with its ``<end_of_turn>``, newline and ``<eos>``;
-    everything else, BOS included, carries -100.
+    Trained are each answer and what ends it (Gemma: ``<end_of_turn>``, newline
+    and ``<eos>``); everything else, BOS included, carries -100.
 
     Args:
         conversations: LLaVA turns, ``{"from": "human" | "gpt", "value": str}``.
@@ -129,33 +147,37 @@ def encode_sample(
     form = get_template(template)
     turns = _pair_turns(conversations, form)
     input_ids = tokenize_with_image(render(turns, form), tokenizer)
-    labels = _mask_targets(render(turns, form), input_ids, tokenizer, form)
+    labels = _mask_targets(turns, input_ids, tokenizer, form)
     return input_ids[:max_length], labels[:max_length]
 
 
-def _mask_targets(text: str, ids: list[int], tokenizer: Any, form: Template) -> list[int]:
-    labels = list(ids)
-    has_bos = bool(ids) and ids[0] == tokenizer.bos_token_id
-    position = 1 if has_bos else 0
-    labels[:position] = [IGNORE_INDEX] * position
-    for part in text.split(form.separator):
-        if not part:
-            break
-        pieces = part.split(form.header)
-        if len(pieces) != 2:
-            raise RecapError(
-                f"a round holds {len(pieces) - 1} model headers instead of one: {part[:200]!r}"
-            )
-        round_length = len(tokenize_with_image(part + form.separator, tokenizer)) - has_bos
-        ignored = len(tokenize_with_image(pieces[0] + form.header, tokenizer)) - has_bos
-        labels[position : position + ignored] = [IGNORE_INDEX] * ignored
-        position += round_length
+def _mask_targets(
+    turns: Sequence[tuple[str, str]], ids: list[int], tokenizer: Any, form: Template
+) -> list[int]:
+    end = _token_id(tokenizer, form.separator)
+    labels = [IGNORE_INDEX] * len(ids)
+    position = has_bos = int(bool(ids) and ids[0] == tokenizer.bos_token_id)
+    for index, (question, answer) in enumerate(turns):
+        before = form.separator if index else form.system
+        known = has_bos + bool(index)  # BOS and the separator before are counted already
+        prompt = before + _prompt(question, form)
+        ignored = len(tokenize_with_image(prompt, tokenizer)) - known
+        whole = len(tokenize_with_image(prompt + _answer(answer, form), tokenizer)) - known
+        trained = slice(position + ignored, position + whole)
+        labels[trained] = ids[trained]
+        position += whole
+        if ids[position - 1 : position] != [end]:
+            raise _mismatch(f"round {index + 1} does not end in {form.separator!r}")
     if position != len(ids):
-        raise RecapError(
-            f"tokenization mismatch: the rounds have {position} tokens, the whole text {len(ids)}; "
-            "the tokenizer merges across a turn's border, so the loss mask would be wrong"
-        )
+        raise _mismatch(f"the rounds have {position} tokens, the whole text {len(ids)}")
     return labels
+
+
+def _mismatch(reason: str) -> RecapError:
+    return RecapError(
+        f"tokenization mismatch: {reason}; the tokenizer merges across a turn's border, so the "
+        "loss mask would be wrong"
+    )
 
 
 def _pair_turns(conversations: list[dict[str, Any]], form: Template) -> list[tuple[str, str]]:
@@ -182,9 +204,7 @@ def _pair_turns(conversations: list[dict[str, Any]], form: Template) -> list[tup
 
 
 def _refuse_reserved(index: int, value: str, form: Template) -> None:
-    reserved = {form.separator, *re.findall(r"<[a-z_]+>", form.turn + form.header)}
-    reserved |= set(re.findall(r"<[a-z_]+>", form.answer_end))
-    found = sorted(text for text in reserved if text and text in value)
+    found = sorted(text for text in form.reserved if text in value)
     if found:
         raise RecapError(f"turn {index} contains {found}, which the template reserves")
 
