@@ -49,6 +49,7 @@ class MgmAnswerer:
         import torch
 
         from ..mgm.checkpoint import load_checkpoint
+        from ..mgm.conversation import stop_token_ids
         from ..mgm.processing import ImagePreprocessor
 
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -59,7 +60,8 @@ class MgmAnswerer:
         self._preprocess = ImagePreprocessor.from_checkpoint(checkpoint)
         self._protocol = protocol
         self._dtype = settings.dtype
-        self._template = getattr(self._model.config, "conversation", None) or "gemma"
+        self._template: str = self._model.config.conversation
+        self._stops = stop_token_ids(self._tokenizer, self._template)
         self._unfinished = 0
         self._new_tokens = 0
         trained = getattr(self._model.config, "image_aspect_ratio", None)
@@ -103,6 +105,7 @@ class MgmAnswerer:
                     attention_mask.to(self._device),
                     image_features=torch.stack(shown) if shown else None,
                     max_new_tokens=self._protocol.max_new_tokens,
+                    eos_token_ids=self._stops,
                 )
         except torch.OutOfMemoryError as error:
             raise OutOfMemoryError from error

@@ -171,7 +171,7 @@ def trace(model: MGMForCausalLM, prompt: ParityPrompt, max_new_tokens: int) -> T
     images = None if prompt.image is None else prompt.image.unsqueeze(0).to(device)  # type: ignore[arg-type]
     batch = model.prepare_inputs(ids, torch.ones_like(ids), images_aux=images, padding_side="left")
     steps: list[torch.Tensor] = []
-    tokens = greedy_decode(model.language_model, batch, max_new_tokens, (1, 107), steps)
+    tokens = greedy_decode(model.language_model, batch, max_new_tokens, prompt.stops, steps)
     return Trace(tokens[0], torch.cat(steps).float().cpu())
 
 

@@ -12,7 +12,7 @@ from ..errors import RecapError
 from ..io import iter_jsonl
 from .checkpoint import load_tokenizer
 from .configuration import MGMConfig
-from .conversation import IMAGE_TOKEN, encode_prompt
+from .conversation import IMAGE_TOKEN, encode_prompt, stop_token_ids
 from .processing import ImagePreprocessor
 
 
@@ -25,12 +25,14 @@ class ParityPrompt:
         text: the user's turn.
         input_ids: with -200 in the place of the picture.
         image: (3, S, S) or None.
+        stops: ids that end an answer.
     """
 
     name: str
     text: str
     input_ids: list[int]
     image: torch.Tensor | None
+    stops: tuple[int, ...]
 
 
 def build_prompts(
@@ -52,13 +54,14 @@ def build_prompts(
         raise RecapError(f"{questions} holds no questions")
     tokenizer = load_tokenizer(checkpoint)
     preprocessor = ImagePreprocessor.from_checkpoint(checkpoint)
+    stops = stop_token_ids(tokenizer, config.conversation)
 
     def make(name: str, text: str, picture: Image.Image | None) -> ParityPrompt:
         turn = text if picture is None else f"{IMAGE_TOKEN}\n{text}"
         ids = encode_prompt(turn, tokenizer, config.conversation)
         aspect: Any = config.image_aspect_ratio
         image = None if picture is None else preprocessor(picture, aspect)
-        return ParityPrompt(name, turn, ids, image)
+        return ParityPrompt(name, turn, ids, image, stops)
 
     prompts = [
         make(f"{row['question_id']}", row["text"], _open(Path(images_root) / row["image"]))

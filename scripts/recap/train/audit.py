@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..errors import RecapError
-from ..mgm.conversation import IGNORE_INDEX, IMAGE_TOKEN_INDEX, encode_sample
+from ..mgm.conversation import IGNORE_INDEX, IMAGE_TOKEN_INDEX, encode_sample, end_token_id
 from .data import EncodedSample, Sample
 from .gates import MAX_UNSUPERVISED_SHARE, SUPERVISED_SHARE_BOUNDS, GateBook
 
@@ -62,12 +62,13 @@ def encode_training_set(
         One encoding a sample (an empty one where the mask is wrong), and the audit.
     """
     audit, encoded = MaskAudit(), []
+    end, bos = end_token_id(tokenizer, template), tokenizer.bos_token_id
     for sample in samples:
         try:
             ids, labels = encode_sample(
                 sample.conversations, tokenizer, template, max_length=_UNCUT
             )
-            check_mask(sample, ids, labels, tokenizer)
+            check_mask(sample, ids, labels, bos=bos, end=end)
         except RecapError as error:
             audit.mismatches.append((sample.id, str(error)))
             encoded.append(EncodedSample([], [], 0, False))
@@ -90,10 +91,10 @@ def cut(ids: list[int], labels: list[int], limit: int) -> EncodedSample:
     return EncodedSample(ids[:limit], kept, supervised, len(ids) > limit)
 
 
-def check_mask(sample: Sample, ids: list[int], labels: list[int], tokenizer: Any) -> None:
+def check_mask(sample: Sample, ids: list[int], labels: list[int], *, bos: int, end: int) -> None:
     """Check a mask without knowing how it was made.
 
-    One supervised span an answer, each ending in the end-of-sequence token,
+    One supervised span an answer, each ending in ``end``, the template's last token,
     labels equal to the ids, neither BOS nor the image inside.
 
     Raises:
@@ -113,9 +114,9 @@ def check_mask(sample: Sample, ids: list[int], labels: list[int], tokenizer: Any
     ]
     if len(ends) != answers:
         raise RecapError(f"{len(ends)} supervised spans for {answers} answers")
-    if any(labels[position] != tokenizer.eos_token_id for position in ends):
-        raise RecapError("a supervised span does not end in the end-of-sequence token")
-    forbidden = (IMAGE_TOKEN_INDEX, tokenizer.bos_token_id)
+    if any(labels[position] != end for position in ends):
+        raise RecapError("a supervised span does not end in the template's end-of-sequence token")
+    forbidden = (IMAGE_TOKEN_INDEX, bos)
     for token, label in zip(ids, labels, strict=True):
         if label != IGNORE_INDEX and (label != token or label in forbidden):
             raise RecapError(f"label {label} supervises token {token}")

@@ -11,6 +11,7 @@ from accelerate.utils import broadcast_object_list
 from transformers import TrainingArguments
 
 from ..hashing import sha256_file
+from ..mgm.conversation import pad_token_id
 from ..perf import PerfRecord
 from ..versions import STAGE_VERSIONS
 from .audit import log_examples, require_sound_masks
@@ -175,7 +176,7 @@ def _build_trainer(run: _Run, model: Any, store: StateStore, telemetry: Telemetr
         model=model,
         args=run.args,
         dataset=data.dataset,
-        collator=Collator(data.tokenizer.pad_token_id),
+        collator=Collator(pad_token_id(data.tokenizer)),
         ids=data.ids,
         order=data.order,
         tokens_of_update=data.tokens_of_update,

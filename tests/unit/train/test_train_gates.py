@@ -126,12 +126,6 @@ def test_probing_leaves_weights_and_random_state_alone() -> None:
     assert all(p.grad is None for p in model.parameters())
 
 
-class Special:
-    """The two ids that a mask is checked against."""
-
-    eos_token_id, bos_token_id = EOS, BOS
-
-
 SAMPLE = Sample(
     "s",
     [{"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}] * 2,
@@ -142,7 +136,7 @@ GOOD = [-100, -100, -100, 8, 7, EOS, -100, 6, EOS]
 
 
 def test_a_correct_mask_passes() -> None:
-    check_mask(SAMPLE, IDS, GOOD, Special())
+    check_mask(SAMPLE, IDS, GOOD, bos=BOS, end=EOS)
 
 
 @pytest.mark.parametrize(
@@ -160,7 +154,7 @@ def test_each_kind_of_wrong_mask_is_found(labels: list[int], message: str) -> No
     from recap.errors import RecapError
 
     with pytest.raises(RecapError, match=message):
-        check_mask(SAMPLE, IDS, labels, Special())
+        check_mask(SAMPLE, IDS, labels, bos=BOS, end=EOS)
 
 
 def test_cut_counts_what_is_predicted() -> None:
