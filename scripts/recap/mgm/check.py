@@ -195,6 +195,7 @@ def _check_base(
         )
     else:
         result["failures"] += base_differences(recorded, actual)
+    result["failures"] += image_differences(adapter_dir, parts)
     return {"base": actual, "recorded_base": recorded}
 
 
@@ -205,6 +206,18 @@ def recorded_base(adapter_dir: str | Path) -> dict[str, str] | None:
         return None
     base = (read_json(path).get("recap") or {}).get("base")
     return base if isinstance(base, dict) and base else None
+
+
+def image_differences(adapter_dir: str | Path, parts: ModelParts) -> list[str]:
+    """Say what an adapter was shown of a picture in training, where the parts say otherwise."""
+    path = Path(adapter_dir) / "config.json"
+    stored = read_json(path) if path.is_file() else {}
+    return [
+        f"trained with {name} {stored[name]}, but {getattr(parts, name)} is given; pass the "
+        "base model's own"
+        for name in ("image_size_aux", "image_grid", "image_global")
+        if stored.get(name, getattr(parts, name)) != getattr(parts, name)
+    ]
 
 
 def base_differences(recorded: Mapping[str, str], actual: Mapping[str, str]) -> list[str]:
