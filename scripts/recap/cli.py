@@ -12,6 +12,7 @@ import yaml
 from pydantic import ValidationError
 
 from .errors import EXIT_BUG, RecapError
+from .io import dump_json
 from .logs import configure_logging
 from .settings import Settings, explain
 
@@ -36,22 +37,43 @@ def make_parser(description: str, example: str) -> argparse.ArgumentParser:
     )
 
 
+def add_json_option(options: argparse.ArgumentParser) -> None:
+    """Add ``--json``: the outcome as one JSON object on stdout, a failure's too."""
+    options.add_argument(
+        "--json",
+        action="store_true",
+        help="write the outcome to stdout as JSON: ok, exit_code, message, failures (name, "
+        "problem, fix) and result; also when it fails",
+    )
+
+
 def run_cli(
-    main: Callable[[argparse.Namespace], None],
+    main: Callable[[argparse.Namespace], Any],
     parser: argparse.ArgumentParser,
     argv: list[str] | None = None,
 ) -> None:
-    """Parse, run ``main`` and leave with the exit code its outcome stands for."""
+    """Parse, run ``main`` and leave with the exit code its outcome stands for.
+
+    With ``--json`` (see :func:`add_json_option`) what ``main`` returns, or why
+    it failed, goes to stdout.
+    """
     args = parser.parse_args(argv)
     configure_logging()
+    failures: list[dict[str, str]] = []
+    code, message, result = 0, "", None
     try:
-        main(args)
+        result = main(args)
     except RecapError as error:
         logger.error("%s", error)
-        sys.exit(error.exit_code)
-    except Exception:
+        code, message, failures = error.exit_code, str(error), error.failures
+    except Exception as error:
         logger.exception("unexpected error")
-        sys.exit(EXIT_BUG)
+        code, message = EXIT_BUG, f"{type(error).__name__}: {error}"
+    if getattr(args, "json", False):
+        outcome = {"ok": code == 0, "exit_code": code, "message": message}
+        sys.stdout.write(dump_json({**outcome, "failures": failures, "result": result}))
+    if code:
+        sys.exit(code)
 
 
 def load_settings(text: str) -> dict[str, Any]:

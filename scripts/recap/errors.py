@@ -1,14 +1,25 @@
 """Errors a user can act on, and the exit codes they end with."""
 
+from collections.abc import Iterable, Mapping
+
 EXIT_BUG = 1
 EXIT_BAD_INPUT = 2
 EXIT_GATE_FAILED = 3
 
 
 class RecapError(Exception):
-    """Bad input or configuration: the message says what, where, and what to do."""
+    """Bad input or configuration: the message says what, where, and what to do.
+
+    Attributes:
+        failures: where several things are wrong, one mapping each with ``name``,
+            ``problem`` and ``fix``; the message holds the same in words.
+    """
 
     exit_code = EXIT_BAD_INPUT
+
+    def __init__(self, message: str = "", failures: Iterable[Mapping[str, str]] = ()) -> None:
+        super().__init__(message)
+        self.failures = [dict(failure) for failure in failures]
 
 
 class GateError(RecapError):
