@@ -5,6 +5,7 @@ from pathlib import Path
 
 from recap.cli import make_parser, run_cli
 from recap.evaluate.protocol import CONTROLS
+from recap.mgm.templates import TEMPLATES
 
 
 def parser() -> argparse.ArgumentParser:
@@ -23,7 +24,9 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("--max_new_tokens", type=int, default=128, help="longest answer")
     result.add_argument("--temperature", type=float, default=0, choices=[0.0], help="only greedy")
     result.add_argument("--num_beams", type=int, default=1, choices=[1], help="only greedy")
-    result.add_argument("--conv-mode", default="gemma", choices=["gemma"], help="template")
+    result.add_argument(
+        "--conv-mode", choices=sorted(TEMPLATES), help="refuse a checkpoint of another template"
+    )
     result.add_argument("--no-ocr", action="store_true", help="leave the OCR tokens out")
     result.add_argument("--batch-size", type=int, default=16, help="questions a forward pass")
     result.add_argument("--dtype", default="float16", help="float32, bfloat16 or float16")

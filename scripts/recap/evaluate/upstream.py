@@ -18,7 +18,8 @@ def textvqa_request(flags: Namespace) -> PredictRequest:
     ``.state`` beside the answers unless told otherwise.
 
     Raises:
-        RecapError: for values the settings do not allow.
+        RecapError: for values the settings do not allow, or another template than the
+            checkpoint's.
     """
     try:
         protocol = BenchmarkProtocol.model_validate(
@@ -27,6 +28,8 @@ def textvqa_request(flags: Namespace) -> PredictRequest:
         settings = EvaluateSettings(batch_size=flags.batch_size, dtype=flags.dtype)
     except ValidationError as error:
         raise RecapError(f"a flag is out of range: {error}") from error
+    if flags.conv_mode is not None:
+        _require_template(flags.model_path, flags.conv_mode)
     answers: Path = flags.answers_file
     return PredictRequest(
         checkpoint=flags.model_path,
@@ -42,3 +45,14 @@ def textvqa_request(flags: Namespace) -> PredictRequest:
         perf=None,
         control=flags.control,
     )
+
+
+def _require_template(checkpoint: Path, wanted: str) -> None:
+    from ..mgm.configuration import config_from_disk
+
+    trained = config_from_disk(checkpoint).conversation
+    if trained != wanted:
+        raise RecapError(
+            f"{checkpoint} was trained with the template {trained}, not {wanted}; leave "
+            "--conv-mode out to use the checkpoint's"
+        )

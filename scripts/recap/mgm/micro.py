@@ -4,7 +4,7 @@ For tests and for trying tools out: same architecture, same file names, same
 special token ids as the real ones, a few hundred thousand parameters.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import torch
@@ -12,6 +12,7 @@ import torch
 from ..io import write_json
 from .convnext import ConvNextTower
 from .loading import quiet_transformers
+from .micro_languages import write_micro_language
 from .openclip import save_openclip_convnext
 from .parts import ModelParts
 from .processing import ImagePreprocessor
@@ -35,6 +36,7 @@ def write_micro_parts(
     hidden_size: int = 128,
     layers: int = 4,
     dims: tuple[int, ...] = (16, 32, 64, 128),
+    conversation: str = "gemma",
 ) -> ModelParts:
     """Write language model, CLIP and ConvNeXt folders and return where they are.
 
@@ -45,13 +47,20 @@ def write_micro_parts(
         hidden_size: width of the language model.
         layers: decoder layers.
         dims: widths of the ConvNeXt stages.
+        conversation: the template; it decides the family of the language model.
     """
     root = Path(folder)
-    parts = ModelParts(root / "gemma", root / "clip", root / "convnext", image_size_aux=128)
+    language = root / ("gemma" if conversation == "gemma" else "language")
+    parts = ModelParts(
+        language, root / "clip", root / "convnext", conversation=conversation, image_size_aux=128
+    )
     with torch.random.fork_rng(devices=[]), quiet_transformers():
         torch.manual_seed(seed)
-        size = write_micro_tokenizer(parts.language_model, words)
-        write_micro_gemma(parts.language_model, vocab_size=size, hidden=hidden_size, layers=layers)
+        if conversation == "gemma":
+            size = write_micro_tokenizer(language, words)
+            write_micro_gemma(language, vocab_size=size, hidden=hidden_size, layers=layers)
+        else:
+            write_micro_language(language, conversation, words, hidden=hidden_size, layers=layers)
         write_micro_clip(parts.clip)
         tower = ConvNextTower([1] * len(dims), list(dims))
         for name, parameter in tower.named_parameters():
@@ -112,7 +121,7 @@ def write_micro_tokenizer(folder: Path, words: Iterable[str] = ()) -> int:
     from tokenizers.models import BPE
     from transformers import PreTrainedTokenizerFast
 
-    vocab, merges = _micro_vocabulary(words)
+    vocab, merges = micro_vocabulary(words, SPECIAL_IDS)
     tokenizer = Tokenizer(
         BPE(vocab=vocab, merges=merges, unk_token="<unk>", byte_fallback=True, fuse_unk=True)  # noqa: S106
     )
@@ -140,8 +149,11 @@ def write_micro_tokenizer(folder: Path, words: Iterable[str] = ()) -> int:
     return len(vocab)
 
 
-def _micro_vocabulary(words: Iterable[str]) -> tuple[dict[str, int], list[tuple[str, str]]]:
-    by_id = {index: name for name, index in SPECIAL_IDS.items()}
+def micro_vocabulary(
+    words: Iterable[str], special: Mapping[str, int]
+) -> tuple[dict[str, int], list[tuple[str, str]]]:
+    """Return vocabulary and merges: ``special`` at its ids, ASCII, bytes and ``words``."""
+    by_id = {index: name for name, index in special.items()}
     pieces = ["▁", *(chr(code) for code in range(33, 127))]
     pieces += [f"<0x{byte:02X}>" for byte in range(256)]
     merges: list[tuple[str, str]] = []
