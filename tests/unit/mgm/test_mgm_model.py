@@ -1,5 +1,6 @@
 from dataclasses import replace
 
+import mgm_oracles as oracle
 import numpy as np
 import pytest
 import torch
@@ -74,19 +75,13 @@ def test_gelu_is_the_tanh_form_and_recorded(mgm_model):
     assert mgm_model.config.text_config.hidden_act == "gelu_pytorch_tanh"
 
 
-def test_encoding_is_projector_of_token_plus_mined(mgm_model):
-    from recap.mgm.mining import mine_patch_info
-    from recap.mgm.vision import derive_clip_view
-
-    pictures = images(2)
+def test_encoding_is_the_float64_formula(mgm_model):
+    """Towers, mining, the residual on the raw CLIP feature, projector."""
+    pictures = images(2, seed=oracle.fresh_seed())
     with torch.no_grad():
-        tokens = mgm_model.vision_tower(derive_clip_view(pictures, 64))
-        aux = mgm_model.vision_tower_aux(pictures)
-        units = [getattr(mgm_model, name) for name in PROJECTOR_MODULES[1:]]
-        wanted = mgm_model.mm_projector(tokens + mine_patch_info(tokens, aux, *units))
         found = mgm_model.encode_images(pictures)
     assert found.shape == (2, TOKENS, 128)
-    torch.testing.assert_close(found, wanted)
+    oracle.close(found, oracle.encoded(mgm_model, oracle.double(pictures)))
     with pytest.raises(RecapError, match="pictures must be"):
         mgm_model.encode_images(torch.zeros(1, 3, 64, 64))
 
@@ -114,6 +109,40 @@ def test_splicing_by_hand(side):
         assert done.attention_mask.tolist() == [[1] * 5, [0, 0, 0, 1, 1]]
         assert done.position_ids.tolist() == [[0, 1, 2, 3, 4], [0, 0, 0, 0, 1]]
         assert done.labels[1].tolist() == [-100, -100, -100, -100, 5]
+
+
+@pytest.mark.parametrize("side", ["right", "left"])
+@pytest.mark.parametrize("limit", [1000, 75, 9])
+def test_the_decoder_s_input_is_the_float64_formula(mgm_model, side, limit):
+    """Whole sequence scaled, pictures woven in batch order, cut, padded, counted."""
+    random = np.random.default_rng()
+    generator = torch.Generator().manual_seed(oracle.fresh_seed())
+    rows, labels, pictures = [], [], 0
+    for index in range(5):
+        ids = random.integers(4, 300, int(random.integers(3, 20))).tolist()
+        targets = [token if random.random() < 0.5 else IGNORE_INDEX for token in ids]
+        if index != 2:
+            place = int(random.integers(len(ids)))
+            ids[place], targets[place] = -200, IGNORE_INDEX
+            pictures += 1
+        rows.append(ids)
+        labels.append(targets)
+    features = torch.randn(pictures, TOKENS, 128, generator=generator)
+    mask = collate([[1] * len(row) for row in rows])
+    mgm_model.config.tokenizer_model_max_length = limit
+    with torch.no_grad():
+        found = mgm_model.prepare_inputs(
+            collate(rows), mask, collate(labels, pad=IGNORE_INDEX), image_features=features,
+            padding_side=side,
+        )  # fmt: skip
+    table = oracle.double(mgm_model.get_input_embeddings().weight)
+    scale = np.sqrt(table.shape[1])
+    wanted = oracle.spliced(rows, labels, table, oracle.double(features), scale, limit, side)
+    oracle.close(found.embeddings, wanted[0])
+    for ours, theirs in zip(
+        (found.attention_mask, found.position_ids, found.labels), wanted[1:], strict=True
+    ):
+        np.testing.assert_array_equal(ours.numpy(), theirs)
 
 
 def test_splicing_accepts_left_padded_input():

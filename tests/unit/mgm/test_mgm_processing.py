@@ -1,3 +1,4 @@
+import mgm_oracles as oracle
 import numpy as np
 import pytest
 import torch
@@ -65,17 +66,13 @@ def test_other_modes_become_rgb():
         assert ImagePreprocessor(SIZE)(picture(30, 20).convert(mode)).shape == (3, SIZE, SIZE)
 
 
-def test_the_clip_view_is_half_pixel_bilinear_without_antialiasing():
-    images = torch.randn(2, 3, 128, 128, generator=torch.Generator().manual_seed(0))
-    found = derive_clip_view(images, 56).numpy()
-    source = np.clip((np.arange(56) + 0.5) * 128 / 56 - 0.5, 0, 127)
-    low = np.floor(source).astype(int)
-    high, share = np.minimum(low + 1, 127), source - low
-    pixels = images.double().numpy()
-    rows = pixels[:, :, low] * (1 - share)[:, None] + pixels[:, :, high] * share[:, None]
-    wanted = rows[..., low] * (1 - share) + rows[..., high] * share
-    # torch takes the sampling positions in float32: 128 * 2^-23 a step
-    np.testing.assert_allclose(found, wanted, rtol=0, atol=2e-4)
+@pytest.mark.parametrize(("edge", "size"), [(768, 336), (128, 56), (128, 64)])
+def test_the_clip_view_is_half_pixel_bilinear_without_antialiasing(edge, size):
+    """336 pixels are taken from the normalised 768, not from the file."""
+    images = torch.randn(2, 3, edge, edge)
+    found = derive_clip_view(images, size)
+    oracle.close(found, oracle.bilinear(oracle.double(images), size))
+    assert derive_clip_view(images.bfloat16(), size).dtype == torch.float32
 
 
 def test_elongated_pictures_are_refused_before_memory_is_spent():

@@ -1,3 +1,4 @@
+import mgm_oracles as oracle
 import numpy as np
 import pytest
 import torch
@@ -10,36 +11,23 @@ from recap.mgm.vision import ClipTower
 DEPTHS, DIMS = [2, 1, 1, 2], [8, 12, 16, 24]
 
 
-def random_tower(drop_path=0.0):
-    torch.manual_seed(0)
-    tower = ConvNextTower(DEPTHS, DIMS, drop_path)
+def random_tower(seed=0):
+    torch.manual_seed(seed)
+    tower = ConvNextTower(DEPTHS, DIMS)
     for parameter in tower.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
     return tower
 
 
-def bilinear(x, size):
-    """Half-pixel bilinear enlargement (B, C, H, W) in float64."""
-    x = x.double().numpy()
-    for axis in (2, 3):
-        length = x.shape[axis]
-        source = np.clip((np.arange(size) + 0.5) * length / size - 0.5, 0, length - 1)
-        low = np.floor(source).astype(int)
-        high = np.minimum(low + 1, length - 1)
-        share = (source - low).reshape([-1 if i == axis else 1 for i in range(4)])
-        x = np.take(x, low, axis) * (1 - share) + np.take(x, high, axis) * share
-    return x
-
-
 def test_stages_are_upsampled_bilinearly_and_joined_in_order():
-    torch.manual_seed(1)
-    maps = [torch.randn(2, width, 16 >> i, 16 >> i) for i, width in enumerate(DIMS)]
-    wanted = np.concatenate([bilinear(x, 16) for x in maps], axis=1)
+    torch.manual_seed(oracle.fresh_seed())
+    widths = (8, 12, 300, 24)  # one is wider than a group of channels
+    maps = [torch.randn(2, width, 16 >> i, 16 >> i) for i, width in enumerate(widths)]
+    wanted = np.concatenate([oracle.bilinear(oracle.double(x), 16) for x in maps], axis=1)
     found = concatenate_stages(maps)
-    assert found.shape == (2, sum(DIMS), 16, 16)
-    np.testing.assert_allclose(found.numpy(), wanted, rtol=1e-5, atol=1e-5)
-    tracked = concatenate_stages([x.clone().requires_grad_() for x in maps])
-    assert torch.equal(tracked.detach(), found)
+    assert found.shape == (2, sum(widths), 16, 16)
+    oracle.close(found, wanted)
+    assert torch.equal(found[:, :8], maps[0])
 
 
 def test_upsampling_is_rounded_once_from_float32():
@@ -78,15 +66,12 @@ def test_stages_equal_those_of_transformers():
     torch.testing.assert_close(found, concatenate_stages(wanted), rtol=1e-5, atol=1e-5)
 
 
-def test_drop_path_is_off_by_default_and_random_when_asked_for():
-    images = torch.randn(4, 3, 64, 64)
-    plain, dropping = random_tower().train(), random_tower(drop_path=0.9).train()
+def test_the_tower_is_the_float64_formula():
+    tower = random_tower(oracle.fresh_seed()).eval()
+    images = torch.randn(2, 3, 64, 64)
     with torch.no_grad():
-        assert torch.equal(plain(images), plain.eval()(images))
-        assert not torch.equal(dropping(images), dropping(images))
-        assert torch.equal(dropping.eval()(images), plain(images))
-    rates = [block.drop_path for stage in dropping.vision_stages for block in stage.blocks]
-    np.testing.assert_allclose(rates, np.linspace(0, 0.9, sum(DEPTHS)))
+        found = tower(images)
+    oracle.close(found, oracle.convnext_tower(tower, oracle.double(images)))
 
 
 def test_openclip_folder_round_trip(tmp_path):
@@ -135,3 +120,33 @@ def test_clip_tower_is_the_hidden_state_without_cls(layer):
         found = ClipTower(model, layer)(images)
     assert found.shape == (2, 16, 32)
     torch.testing.assert_close(found, wanted)
+
+
+@pytest.mark.parametrize(("layer", "steps"), [(-2, 4), (-1, 5), (0, 0)])
+def test_clip_tower_is_the_float64_formula(layer, steps):
+    """Layer -2 of five is the output of the fourth; index 0 is the embedding's."""
+    from transformers import CLIPVisionConfig, CLIPVisionModel
+
+    torch.manual_seed(oracle.fresh_seed())
+    config = CLIPVisionConfig(
+        hidden_size=32, intermediate_size=64, num_hidden_layers=5, num_attention_heads=2,
+        image_size=32, patch_size=8,
+    )  # fmt: skip
+    model = CLIPVisionModel(config).eval()
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, mean=float(parameter.ndim == 1) / 2, std=0.2)
+    images = torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        found = ClipTower(model, layer)(images)
+    oracle.close(found, oracle.clip_tower(model, oracle.double(images), steps))
+
+
+def test_a_layer_that_is_not_there_is_refused():
+    from transformers import CLIPVisionConfig, CLIPVisionModel
+
+    config = CLIPVisionConfig(
+        hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2,
+        image_size=32, patch_size=8,
+    )  # fmt: skip
+    with pytest.raises(RecapError, match="mm_vision_select_layer -4 does not exist"):
+        ClipTower(CLIPVisionModel(config), -4)(torch.zeros(1, 3, 32, 32))
