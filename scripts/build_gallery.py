@@ -3,13 +3,13 @@
 import argparse
 
 from recap.cli import make_parser, run_cli
-from recap.curate.gallery import build_gallery
+from recap.curate.gallery import GalleryExtras, build_gallery
 
 
 def parser() -> argparse.ArgumentParser:
     """Return the command line."""
     cli = make_parser(
-        "Write id, image, original_text, new_text and kept of a few records.",
+        "Write id, image, original_text, new_text, kept and replaced of a few records.",
         "build_gallery.py --records 0.jsonl 1.jsonl --captions c0.jsonl c1.jsonl "
         "--kept merged.jsonl --size 12 --seed 1 --out gallery.jsonl",
     )
@@ -18,6 +18,13 @@ def parser() -> argparse.ArgumentParser:
     cli.add_argument("--kept", required=True, help="merged records of the arm")
     cli.add_argument("--size", required=True, type=int, help="rows to draw")
     cli.add_argument("--seed", type=int, default=0, help="seed of the draw")
+    cli.add_argument("--truth", help="JSONL of id, canonical caption and corruption, if known")
+    cli.add_argument(
+        "--old-statistics", nargs="*", default=[], help="tables measured on the raw captions"
+    )
+    cli.add_argument(
+        "--new-statistics", nargs="*", default=[], help="tables measured on the arm's captions"
+    )
     cli.add_argument("--out", required=True, help="the rows as JSONL")
     return cli
 
@@ -31,6 +38,7 @@ def main(args: argparse.Namespace) -> None:
         size=args.size,
         seed=args.seed,
         out=args.out,
+        extras=GalleryExtras(args.truth, args.old_statistics, args.new_statistics),
     )
 
 

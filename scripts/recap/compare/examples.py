@@ -19,8 +19,8 @@ def changed_examples(scores: BenchmarkScores, arm: str, reference: str, count: i
 
     Returns:
         Rows ``question_id``, ``image``, ``question``, ``old``, ``new``,
-        ``old_accuracy``, ``new_accuracy`` (points), ``change`` (``better``,
-        ``worse`` or ``same score``).
+        ``old_accuracy``, ``new_accuracy`` (points), ``truth`` (may be none),
+        ``change`` (``better``, ``worse`` or ``same score``).
     """
     changed = np.flatnonzero(scores.normalized[arm][0] != scores.normalized[reference][0])
     rows = [_example(scores, arm, reference, int(index)) for index in changed]
@@ -47,5 +47,6 @@ def _example(scores: BenchmarkScores, arm: str, reference: str, index: int) -> R
         "new": str(scores.predictions[arm][0, index]),
         "old_accuracy": old,
         "new_accuracy": new,
+        "truth": question["truth"],
         "change": "better" if new > old else "worse" if new < old else "same score",
     }

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from ..io import read_json
-from .inputs import STAGES, ComparisonInputs, RunInputs
+from .inputs import STAGES, ComparisonInputs, RunInputs, Stage
 
 Row = dict[str, Any]
 _OWN_BOUND = "each run's own bound"
@@ -35,19 +35,24 @@ def gate_summary(inputs: ComparisonInputs) -> list[Row]:
     return [{**gate, "values": _range(values[name])} for name, gate in gates.items()]
 
 
+def stage_gates(run: RunInputs, stage: Stage) -> list[Row]:
+    """Return the gates of a run's training stage, as :func:`read_gates` does."""
+    if stage not in run.manifests:
+        return []
+    path = run.manifests[stage].with_name("gates.json")
+    return read_gates(path) if path.is_file() else []
+
+
 def _run_gates(run: RunInputs) -> list[Row]:
-    sources: list[tuple[str, Path]] = [
-        (stage, run.manifests[stage].with_name("gates.json"))
-        for stage in STAGES
-        if stage in run.manifests
-    ]
+    found: list[tuple[str, list[Row]]] = [(stage, stage_gates(run, stage)) for stage in STAGES]
     named = (("adapter", run.check), ("merge", run.merge), ("parity", run.parity))
-    sources += [(name, path) for name, path in named if path is not None]
+    found += [
+        (name, read_gates(path)) for name, path in named if path is not None and path.is_file()
+    ]
     return [
         {**row, "gate": f"{source}: {row['gate'].replace('_', ' ')}"}
-        for source, path in sources
-        if path.is_file()
-        for row in read_gates(path)
+        for source, rows in found
+        for row in rows
     ]
 
 

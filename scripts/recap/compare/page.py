@@ -11,17 +11,27 @@ from ..settings import ReportSettings
 from ..versions import STAGE_VERSIONS
 from .costs import cost_rows
 from .examples import changed_examples
+from .canvas import Figure
 from .figures import accuracy_plot, curve_plot, forest_plot
 from .funnels import arm_funnels
 from .gates import gate_summary
 from .inputs import ComparisonInputs
 from .scores import BenchmarkScores
-from .telemetry import curve_summary, stage_curves
-from .templating import environment
+from .tables import csv_uri
+from .telemetry import SPIKE_FACTOR, curve_summary, stage_curves
+from .templating import environment, page_script
 from .thumbnails import thumbnail
 
 Row = dict[str, Any]
 _PANELS = (("loss", "loss"), ("grad_norm", "gradient norm"))
+_GALLERY_COLUMNS = (
+    *("id", "image", "original_text", "new_text", "truth", "corruption"),
+    *("old_similarity", "new_similarity", "fate"),
+)
+_EXAMPLE_COLUMNS = (
+    *("question_id", "image", "question", "old", "new", "truth"),
+    *("old_accuracy", "new_accuracy", "change"),
+)
 
 
 @dataclass(frozen=True)
@@ -47,7 +57,9 @@ class ReportSources:
 
 def render_page(context: Row) -> str:
     """Return the page's HTML from what :func:`page_context` gathered."""
-    return environment().get_template("report.html.j2").render(context)
+    script, digest = page_script()
+    template = environment().get_template("report.html.j2")
+    return template.render(context, script=script, script_hash=digest)
 
 
 def page_context(sources: ReportSources) -> Row:
@@ -67,6 +79,7 @@ def page_context(sources: ReportSources) -> Row:
         "funnels": arm_funnels(sources.inputs),
         "gallery": _gallery(sources),
         "stages": _stages(sources.inputs, colors),
+        "spike_factor": SPIKE_FACTOR,
         "gates": gate_summary(sources.inputs),
         "benchmarks": _benchmarks(document, colors),
         "examples": _examples(sources),
@@ -81,10 +94,10 @@ def arm_colors(inputs: ComparisonInputs, settings: ReportSettings) -> dict[str, 
     return {arm: palette[i % len(palette)] for i, arm in enumerate(inputs.arm_names)}
 
 
-def _forest(document: Row, colors: dict[str, str]) -> str:
+def _forest(document: Row, colors: dict[str, str]) -> Figure | None:
     rows = document["comparisons"]
     if not rows:
-        return ""
+        return None
     return forest_plot(rows, colors, " ".join(row["sentence"] for row in rows))
 
 
@@ -98,19 +111,38 @@ def _contract(document: Row) -> list[Row]:
     return list(facts.values())
 
 
-def _gallery(sources: ReportSources) -> list[Row]:
-    rows: list[Row] = []
+def _gallery(sources: ReportSources) -> Row:
+    """Return the captions shown, what can be chosen among them, and them as CSV."""
+    found: list[Row] = []
     for path in sources.gallery:
-        rows += iter_jsonl(path)
-    width = sources.settings.image_width
-    return [
-        {
-            **row,
-            "changed": row["original_text"] != row["new_text"],
-            "picture": thumbnail(sources.image_root, str(row["image"]), width),
-        }
-        for row in rows[: sources.settings.gallery_size]
-    ]
+        found += iter_jsonl(path)
+    found = found[: sources.settings.gallery_size]
+    known = [row for row in found if "truth" in row]
+    rows = [_gallery_row(sources, row) for row in found]
+    return {
+        "records": rows,
+        "fates": sorted({row["fate"] for row in rows}),
+        "corruptions": sorted({row["corruption"] for row in known}),
+        "exact": sum(r["new_text"] == r["truth"] for r in known) if known else None,
+        "raw_exact": sum(r["original_text"] == r["truth"] for r in known),
+        "csv": _csv(_GALLERY_COLUMNS, rows),
+    }
+
+
+def _gallery_row(sources: ReportSources, row: Row) -> Row:
+    kept = "kept, new caption" if row["replaced"] else "kept, raw caption"
+    return {
+        **row,
+        "changed": row["original_text"] != row["new_text"],
+        "fate": kept if row["kept"] else "dropped",
+        "picture": thumbnail(sources.image_root, str(row["image"]), sources.settings.image_width),
+    }
+
+
+def _csv(names: Sequence[str], rows: Sequence[Row]) -> str:
+    """Return rows as a CSV download, without the columns that none of them has."""
+    used = [name for name in names if any(row.get(name) is not None for row in rows)]
+    return csv_uri([used, *([row.get(name) for name in used] for row in rows)])
 
 
 def _stages(inputs: ComparisonInputs, colors: dict[str, str]) -> list[Row]:
@@ -121,19 +153,32 @@ def _stages(inputs: ComparisonInputs, colors: dict[str, str]) -> list[Row]:
             text = f"{label} of {stage} over the updates, {len(curves)} runs"
             name = f"{stage}-{value}"
             figures.append(curve_plot(curves, value, label, colors, name, text))
-        summaries = [curve_summary(curve) for curve in curves]
-        stages.append({"stage": stage, "figures": figures, "rows": summaries})
+        rows = [{**curve_summary(c), "gates_passed": c["gates_passed"]} for c in curves]
+        verdicts = [row["gates_passed"] for row in rows]
+        stages.append(
+            {
+                "stage": stage,
+                "figures": figures,
+                "rows": rows,
+                "spikes": sum(row["spikes"] for row in rows),
+                "passed": verdicts.count(True),
+                "failed": verdicts.count(False),
+                "unknown": verdicts.count(None),
+            }
+        )
     return stages
 
 
 def _benchmarks(document: Row, colors: dict[str, str]) -> list[Row]:
     benchmarks = []
     for number, facts in enumerate(document["benchmarks"]):
-        name = facts["benchmark"]
+        name, controls = facts["benchmark"], facts.get("controls", [])
         pairs = [row for row in document["comparisons"] if row["benchmark"] == name]
         text = "; ".join(f"{arm['arm']} {arm['accuracy']:.2f} points" for arm in facts["arms"])
-        figure = accuracy_plot(facts["arms"], colors, f"accuracy-{number}", f"{name}: {text}")
-        benchmarks.append({**facts, "pairs": pairs, "figure": figure})
+        figure = accuracy_plot(
+            facts["arms"], controls, colors, f"accuracy-{number}", f"{name}: {text}"
+        )
+        benchmarks.append({**facts, "controls": controls, "pairs": pairs, "figure": figure})
     return benchmarks
 
 
@@ -151,7 +196,9 @@ def _examples(sources: ReportSources) -> list[Row]:
         rows = changed_examples(scores, pair["arm"], pair["reference"], each)
         for row in rows:
             row["picture"] = thumbnail(roots[pair["benchmark"]], row["image"], width)
-        sections.append({**pair, "seed": scores.seeds[0], "rows": rows})
+        changes = sorted({row["change"] for row in rows})
+        extra = {"rows": rows, "changes": changes, "csv": _csv(_EXAMPLE_COLUMNS, rows)}
+        sections.append({**pair, "seed": scores.seeds[0], **extra})
     return sections
 
 

@@ -25,7 +25,8 @@ class BenchmarkScores:
         benchmark: its name.
         seeds: training seeds, the rows of the arrays.
         questions: per question the fields that no answer changes: ``question_id``,
-            ``image_id``, ``question``, ``question_type``, ``has_ocr``, ``image``.
+            ``image_id``, ``question``, ``question_type``, ``has_ocr``, ``image``,
+            ``truth`` (the last two may be none).
         images: (N,) image number of each question, 0 to C - 1.
         accuracy: arm to (S, N) points, 0 to 100.
         normalized: arm to (S, N) normalised answers, as strings.
@@ -49,7 +50,7 @@ class BenchmarkScores:
 def load_scores(inputs: ComparisonInputs, benchmark: str) -> BenchmarkScores:
     """Read the score files of a benchmark; see :func:`align_scores`."""
     rows = {
-        (arm, seed): _read_rows(inputs.evaluation(arm, seed, benchmark).scores)
+        (arm, seed): read_rows(inputs.evaluation(arm, seed, benchmark).scores)
         for arm in inputs.arm_names
         for seed in inputs.seeds
     }
@@ -96,10 +97,10 @@ def align_scores(
 
 def _question(row: Mapping[str, Any]) -> dict[str, Any]:
     names = ("question_id", "image_id", "question", "question_type", "has_ocr", "image")
-    return {name: row.get(name) for name in names}
+    return {name: row.get(name) for name in names} | {"truth": row.get("truth", row.get("label"))}
 
 
-def _read_rows(path: Path) -> dict[Key, dict[str, Any]]:
+def read_rows(path: Path) -> dict[Key, dict[str, Any]]:
     rows: dict[Key, dict[str, Any]] = {}
     for number, row in enumerate(read_jsonl(path), start=1):
         missing = [name for name in _NEEDED if name not in row]

@@ -1,12 +1,15 @@
 """Training curves: read by stage, so that a stage only ever meets itself."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..errors import GateError, RecapError
 from ..io import read_jsonl
 from ..manifest import read_manifest
+from .gates import stage_gates
 from .inputs import STAGES, ComparisonInputs, RunInputs, Stage
 
 Row = dict[str, Any]
@@ -18,7 +21,8 @@ def stage_curves(inputs: ComparisonInputs) -> dict[Stage, list[Row]]:
 
     Returns:
         Stage to curves; a curve has ``arm``, ``seed`` and lists of equal
-        length ``step``, ``loss``, ``grad_norm``, ``learning_rate``.
+        length ``step``, ``loss``, ``grad_norm``, ``learning_rate``;
+        ``gates_passed`` is none where the stage left no gates.
 
     Raises:
         GateError: if a run's manifest names another stage than its telemetry
@@ -47,7 +51,9 @@ def _curve(run: RunInputs, stage: Stage) -> Row:
     if not rows:
         raise GateError(f"{run.telemetry[stage]}: no update was logged")
     columns = {name: [row[name] for row in rows] for name in names}
-    return {"arm": run.arm, "seed": run.seed, **columns}
+    gates = stage_gates(run, stage)
+    passed = all(gate["passed"] for gate in gates) if gates else None
+    return {"arm": run.arm, "seed": run.seed, "gates_passed": passed, **columns}
 
 
 def _require_stage(run: RunInputs, stage: Stage) -> None:
@@ -62,11 +68,17 @@ def _require_stage(run: RunInputs, stage: Stage) -> None:
         )
 
 
+def spike_mask(loss: Sequence[float]) -> NDArray[np.bool_]:
+    """Return which updates are spikes: a loss above three times the median of the run."""
+    values = np.asarray(loss, dtype=np.float64)
+    return values > SPIKE_FACTOR * np.median(values)
+
+
 def curve_summary(curve: Row) -> Row:
     """Return first and last loss, means, largest gradient norm, and spikes.
 
-    ``tail_loss`` is the mean over the last tenth of the logged updates. A
-    spike is a loss above three times the median of the run.
+    ``tail_loss`` is the mean over the last tenth of the logged updates;
+    ``spikes`` are counted by :func:`spike_mask`.
     """
     loss = np.array(curve["loss"], dtype=np.float64)
     norms = np.array(curve["grad_norm"], dtype=np.float64)
@@ -80,5 +92,5 @@ def curve_summary(curve: Row) -> Row:
         "tail_loss": float(loss[-tail:].mean()),
         "lowest_loss": float(loss.min()),
         "highest_grad_norm": float(norms.max()),
-        "spikes": int(np.count_nonzero(loss > SPIKE_FACTOR * np.median(loss))),
+        "spikes": int(np.count_nonzero(spike_mask(curve["loss"]))),
     }

@@ -1,5 +1,7 @@
 """Jinja templates with escaping always on and undefined names refused."""
 
+import base64
+import hashlib
 import json
 import re
 from pathlib import Path
@@ -7,6 +9,7 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from .tables import table
 from .verdicts import interval_text, p_text, percent, points
 
 _FOLDER = Path(__file__).parent / "templates"
@@ -15,6 +18,13 @@ _FOLDER = Path(__file__).parent / "templates"
 def environment() -> Environment:
     """Return the environment of the page: every value is escaped for HTML."""
     return _environment(autoescape=True)
+
+
+def page_script() -> tuple[str, str]:
+    """Return the page's script and its hash, the only one its policy lets run."""
+    script = (_FOLDER / "page.js").read_text(encoding="utf-8")
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii")
+    return script, f"sha256-{digest}"
 
 
 def text_environment() -> Environment:
@@ -46,6 +56,7 @@ def _environment(*, autoescape: bool) -> Environment:
         "hours": hours,
         "clip": clip,
         "plain": plain,
+        "table": table,
     }
     return result
 

@@ -1,5 +1,7 @@
 """A sample of old and new captions beside their image, for the report."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +9,25 @@ from ..errors import RecapError
 from ..hashing import stable_fraction
 from ..io import iter_jsonl, write_jsonl
 from .records import caption_of, iter_shards, read_records
+
+Row = dict[str, Any]
+_TRUTH = ("canonical", "corruption")
+
+
+@dataclass(frozen=True)
+class GalleryExtras:
+    """What a corpus may know about its records beyond their captions.
+
+    Attributes:
+        truth: JSONL of rows ``{id, canonical, corruption}``: what the picture
+            shows, and how its raw caption was spoilt. Drawn corpora have it.
+        old_statistics: tables measured on the raw captions.
+        new_statistics: tables measured on the captions the arm trains on.
+    """
+
+    truth: str | Path | None = None
+    old_statistics: Sequence[str | Path] = ()
+    new_statistics: Sequence[str | Path] = ()
 
 
 def build_gallery(
@@ -17,14 +38,18 @@ def build_gallery(
     size: int,
     seed: int,
     out: str | Path,
-) -> list[dict[str, Any]]:
-    """Write ``size`` rows ``{id, image, original_text, new_text, kept}``.
+    extras: GalleryExtras | None = None,
+) -> list[Row]:
+    """Write ``size`` rows ``{id, image, original_text, new_text, kept, replaced}``.
 
     The choice depends on (seed, id) alone; rows stay in corpus order. Both
-    texts are bare captions; ``kept`` tells whether the record is in the arm.
+    texts are bare captions; ``kept`` tells whether the record is in the arm,
+    ``replaced`` whether the arm trains on the new text. Where ``extras`` know
+    them, rows also carry ``truth``, ``corruption``, ``old_similarity`` and
+    ``new_similarity`` (cosine of image and text).
 
     Raises:
-        RecapError: if a chosen record has no caption.
+        RecapError: if a chosen record has no caption or no truth.
     """
     rows = list(iter_shards(records))
     order = sorted(rows, key=lambda row: (stable_fraction("gallery", seed, row["id"]), row["id"]))
@@ -37,17 +62,54 @@ def build_gallery(
     }
     if missing := sorted(chosen - set(new)):
         raise RecapError(f"no caption for id {missing[0]!r} ({len(missing)} in all)")
-    survivors = {row["id"] for row in read_records(kept)}
+    sources = {row["id"]: row.get("caption_source", "original") for row in read_records(kept)}
+    known = _known(extras or GalleryExtras(), chosen)
     gallery = [
         {
             "id": row["id"],
             "image": row["images"][0],
             "original_text": caption_of(row["text"]),
             "new_text": new[row["id"]].strip(),
-            "kept": row["id"] in survivors,
+            "kept": row["id"] in sources,
+            "replaced": sources.get(row["id"], "original") != "original",
+            **known[row["id"]],
         }
         for row in rows
         if row["id"] in chosen
     ]
     write_jsonl(out, gallery)
     return gallery
+
+
+def _known(extras: GalleryExtras, chosen: set[str]) -> dict[str, Row]:
+    known: dict[str, Row] = {identity: {} for identity in chosen}
+    if extras.truth is not None:
+        found = {row.get("id"): row for row in iter_jsonl(extras.truth)}
+        for identity in sorted(chosen):
+            row = found.get(identity, {})
+            if lacking := [name for name in _TRUTH if name not in row]:
+                raise RecapError(f"{extras.truth}: id {identity!r} lacks {', '.join(lacking)}")
+            known[identity] |= {"truth": row["canonical"], "corruption": row["corruption"]}
+    tables = {"old_similarity": extras.old_statistics, "new_similarity": extras.new_statistics}
+    for name, paths in tables.items():
+        for identity, value in _similarities(paths, chosen).items():
+            known[identity][name] = value
+    return known
+
+
+def _similarities(paths: Sequence[str | Path], chosen: set[str]) -> dict[str, float]:
+    """Return the similarity of each chosen id, from tables that measured it."""
+    from .statistics import read_statistics
+
+    found = {}
+    for path in paths:
+        table = read_statistics(path)
+        column = next((c for c in table.columns if c.startswith("image_text_similarity")), None)
+        if column is None:
+            continue
+        for identity, value in zip(table.ids, table.columns[column], strict=True):
+            if identity in chosen:
+                # The statistic is one number an image; records have one image.
+                number = value[0] if isinstance(value, list) else value
+                found[identity] = round(float(number), 4)
+    return found

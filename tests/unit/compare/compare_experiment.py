@@ -16,6 +16,7 @@ from PIL import Image
 from recap.hashing import digest_json
 
 TYPES = ("brand", "color", "number", "what", "other")
+TRUTHS = ("keyword_spam", "none", "off_topic")
 CAPTION = "Totally <script>alert('x')</script> & \"quoted\" free shipping"
 
 
@@ -76,6 +77,11 @@ class Experiment:
                 "original_text": CAPTION if number == 0 else f"old caption {number}",
                 "new_text": f"a picture with shape {number}",
                 "kept": number != 1,
+                "replaced": number == 0,
+                "truth": f"the true shape {number}",
+                "corruption": TRUTHS[number],
+                "old_similarity": 0.1 + number / 10,
+                "new_similarity": 0.3,
             }
             for number in range(3)
         ]
@@ -198,6 +204,7 @@ class Experiment:
                 "accuracy": 1.0 if right[number] else 0.0,
                 "question_type": TYPES[number % 5],
                 "has_ocr": number % 3 == 0,
+                "truth": "nike (10)",
             }
             for number in range(self.questions)
         ]

@@ -360,6 +360,7 @@ def test_gallery(tmp_path):
             "original_text": f"old {row['id']}",
             "new_text": f"new {row['id']}",
             "kept": int(row["id"]) % 2 == 0,
+            "replaced": False,
         }
     assert len(build(size=99)) == 10
     assert build(seed=2) != gallery

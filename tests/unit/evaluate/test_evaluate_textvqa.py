@@ -152,6 +152,7 @@ def test_score_matches_on_image_and_lower_case_question(annotations):
         "accuracy": 1.0,
         "question_type": "brand",
         "has_ocr": True,
+        "truth": "nike (10)",
     }
 
 

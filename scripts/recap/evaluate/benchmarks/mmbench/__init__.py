@@ -122,6 +122,7 @@ def _score_row(base: int, row: Mapping[str, str], judged: dict[str, Any]) -> dic
         "accuracy": judged["circular"],
         "question_type": row.get("category") or "unknown",
         "has_ocr": False,
+        "truth": row["answer"],
         **{name: judged[name] for name in _FIGURES},
     }
 

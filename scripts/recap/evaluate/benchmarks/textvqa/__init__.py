@@ -4,6 +4,7 @@ Questions: LLaVA's ``llava_textvqa_val_v051_ocr.jsonl``. Annotations:
 ``TextVQA_0.5.1_val.json``. With and without OCR tokens are two benchmarks.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -159,7 +160,14 @@ def _score_row(answer: Answer, question: str, references: list[str]) -> dict[str
         "accuracy": reference_scores(references).get(normalized, 0.0),
         "question_type": question_type(question),
         "has_ocr": has_ocr_tokens(answer["prompt"]),
+        "truth": _most_given(references),
     }
+
+
+def _most_given(references: list[str]) -> str:
+    """Return the annotators' three most frequent answers with their counts."""
+    counts = Counter(normalize_answer(answer) for answer in references)
+    return ", ".join(f"{answer} ({count})" for answer, count in counts.most_common(3))
 
 
 BENCHMARK = TextVqa()
