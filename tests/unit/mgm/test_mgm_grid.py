@@ -283,5 +283,5 @@ def test_an_adapter_of_another_layout_is_refused(mgm_parts, hd_parts, hd_adapter
     with pytest.raises(GateError, match=r"(?s)image_size_aux.*256.*image_grid.*2"):
         check_adapter(hd_adapter, mgm_parts)
     flat = replace(hd_parts, image_global=False)
-    with pytest.raises(RecapError, match="image_global.*True"):
+    with pytest.raises(RecapError, match=r"image_global.*True"):
         merge_lora_weights(hd_adapter, flat, tmp_path / "out", MergeSettings())
