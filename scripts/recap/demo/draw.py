@@ -2,10 +2,10 @@
 
 import io
 import math
-from functools import cache
+from functools import cache, lru_cache
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFilter, ImageFont
+from PIL import Image, ImageDraw, ImageFont
 
 from .scene import BACKGROUNDS, COLORS, Scene, Thing
 
@@ -24,18 +24,21 @@ def sample_size(rng: np.random.Generator, low: int, high: int) -> tuple[int, int
 def render(scene: Scene, rng: np.random.Generator, width: int, height: int) -> Image.Image:
     """Draw ``scene`` inside the central square, with photographic nuisance.
 
-    All lengths scale with the shorter side, so that a small rendering looks
-    like a large one made smaller. Returns an RGB image.
+    Exposure, colour cast and a brightness gradient are in the colours; blur and
+    grain come on top. All lengths scale with the shorter side, so that a small
+    rendering looks like a large one made smaller. Returns an RGB image.
     """
     side = min(width, height)
     left, top = (width - side) / 2, (height - side) / 2
-    image = _background(scene, rng, width, height)
+    light = rng.uniform(0.88, 1.08) * rng.uniform(0.97, 1.03, 3)
+    image = _background(scene, rng, light, width, height)
     draw = ImageDraw.Draw(image)
     for thing in scene.things:
-        _draw_thing(draw, thing, rng, (left + thing.x * side, top + thing.y * side), side)
+        fill = _jitter(COLORS[thing.color], rng, 12, light)
+        _draw_thing(draw, thing, rng, fill, (left + thing.x * side, top + thing.y * side), side)
     if scene.sign:
         center = (left + scene.sign_x * side, top + scene.sign_y * side)
-        _draw_sign(draw, scene.sign, rng, center, side)
+        _draw_sign(draw, scene.sign, rng, light, center, side)
     return _spoil(image, rng)
 
 
@@ -51,30 +54,39 @@ def encode_jpeg(image: Image.Image, rng: np.random.Generator) -> bytes:
 
 
 def _jitter(
-    color: tuple[int, int, int], rng: np.random.Generator, spread: int
+    color: tuple[int, int, int], rng: np.random.Generator, spread: int, light: np.ndarray
 ) -> tuple[int, int, int]:
-    red, green, blue = np.clip(np.array(color) + rng.integers(-spread, spread + 1, 3), 0, 255)
-    return int(red), int(green), int(blue)
+    """Return the colour moved by up to ``spread`` a channel, seen under ``light`` (3 factors)."""
+    moved = (np.array(color) + rng.integers(-spread, spread + 1, 3)) * light
+    red, green, blue = (min(255, max(0, int(value))) for value in moved.tolist())
+    return red, green, blue
 
 
-def _background(scene: Scene, rng: np.random.Generator, width: int, height: int) -> Image.Image:
-    color = np.array(_jitter(BACKGROUNDS[scene.background], rng, 8), dtype=np.float32)
-    slope = rng.uniform(-14, 14, 2)  # brightness change across the picture, vertical, horizontal
-    corners = np.array([[0, slope[1]], [slope[0], slope.sum()]], dtype=np.float32)
-    small = np.clip(color + corners[:, :, None], 0, 255).astype(np.uint8)
-    return Image.fromarray(small).resize((width, height), Image.Resampling.BILINEAR)
+def _background(
+    scene: Scene, rng: np.random.Generator, light: np.ndarray, width: int, height: int
+) -> Image.Image:
+    """Return a plane of brightness that changes by up to 14 levels along each axis."""
+    color = np.array(_jitter(BACKGROUNDS[scene.background], rng, 8, light))
+    down, across = rng.uniform(-14, 14, 2)
+    low, high = min(down, 0) + min(across, 0), max(down, 0) + max(across, 0)
+    # Sums of bytes below must stay bytes: both terms are kept from zero upwards.
+    base = np.clip(color + low, 0, 255 - (high - low) - 1)
+    row = base + (np.linspace(0, across, width) - min(across, 0))[:, None]
+    column = np.linspace(0, down, height) - min(down, 0)
+    plane = row.astype(np.uint8).reshape(1, -1) + column.astype(np.uint8)[:, None]
+    return Image.fromarray(plane.reshape(height, width, 3))
 
 
 def _draw_thing(
     draw: ImageDraw.ImageDraw,
     thing: Thing,
     rng: np.random.Generator,
+    fill: tuple[int, int, int],
     center: tuple[float, float],
     side: int,
 ) -> None:
     x, y = center
     radius = thing.radius * side * float(rng.uniform(0.94, 1.06))
-    fill = _jitter(COLORS[thing.color], rng, 12)
     turn = float(rng.uniform(-0.12, 0.12))
     box = (x - radius, y - radius, x + radius, y + radius)
     if thing.shape == "circle":
@@ -82,10 +94,9 @@ def _draw_thing(
     elif thing.shape == "ring":
         draw.ellipse(box, outline=fill, width=max(1, round(radius * 0.38)))
     else:
-        outline = np.array(_outline(thing.shape), dtype=np.float64) * radius
-        cos, sin = math.cos(turn), math.sin(turn)
-        turned = outline @ np.array([[cos, sin], [-sin, cos]]) + (x, y)
-        draw.polygon([(float(px), float(py)) for px, py in turned], fill=fill)
+        cos, sin = math.cos(turn) * radius, math.sin(turn) * radius
+        corners = [(x + a * cos - b * sin, y + a * sin + b * cos) for a, b in _outline(thing.shape)]
+        draw.polygon(corners, fill=fill)
 
 
 @cache
@@ -111,35 +122,75 @@ def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
     return ImageFont.load_default(size)
 
 
+@lru_cache(maxsize=2048)
+def _lettering(text: str, size: int) -> Image.Image:
+    """Return ``text`` as a mask, just as wide as the ink and centred on the line's middle."""
+    left, top, right, bottom = _font(size).getbbox(text, anchor="lm")
+    half = math.ceil(max(-top, bottom))
+    mask = Image.new("L", (math.ceil(right - left), 2 * half), 0)
+    ImageDraw.Draw(mask).text((-left, half), text, fill=255, font=_font(size), anchor="lm")
+    return mask
+
+
 def _draw_sign(
     draw: ImageDraw.ImageDraw,
     word: str,
     rng: np.random.Generator,
+    light: np.ndarray,
     center: tuple[float, float],
     side: int,
 ) -> None:
     x, y = center
     half_width, half_height = SIGN_HALF_WIDTH * side, SIGN_HALF_HEIGHT * side
     box = (x - half_width, y - half_height, x + half_width, y + half_height)
-    board = _jitter((250, 250, 250), rng, 5)
-    ink = _jitter((20, 20, 30), rng, 12)
+    board = _jitter((250, 250, 250), rng, 5, light)
+    ink = _jitter((20, 20, 30), rng, 12, light)
     draw.rectangle(box, fill=board, outline=ink, width=max(1, round(side * 0.008)))
-    draw.text((x, y), word.upper(), fill=ink, font=_font(max(6, round(side * 0.15))), anchor="mm")
+    written = _lettering(word.upper(), max(6, round(side * 0.15)))
+    corner = (round(x - written.width / 2), round(y - written.height / 2))
+    draw.bitmap(corner, written, fill=ink)
 
 
 def _spoil(image: Image.Image, rng: np.random.Generator) -> Image.Image:
-    """Blur, add grain and shift brightness; each mildly, none always."""
-    width, height = image.size
+    """Blur by defocus or motion and add grain; each mildly, none always."""
     if rng.random() < 0.35:
-        radius = float(rng.uniform(0.001, 0.006)) * min(width, height)
-        image = image.filter(ImageFilter.GaussianBlur(radius))
+        image = _blur(image, rng)
     if rng.random() < 0.6:
-        grain_size = (max(2, width // 3), max(2, height // 3))
-        count = grain_size[0] * grain_size[1]
-        grain = np.frombuffer(rng.bytes(count), dtype=np.uint8).reshape(grain_size[::-1])
-        layer = Image.fromarray(grain).resize((width, height), Image.Resampling.BILINEAR)
-        strength = float(rng.uniform(0.01, 0.05))
-        image = Image.blend(image, Image.merge("RGB", (layer, layer, layer)), strength)
-    gain = float(rng.uniform(0.88, 1.08))
-    table = np.clip(np.arange(256) * gain, 0, 255).astype(np.uint8)
-    return image.point(table.tolist() * 3)
+        x, y = rng.integers(0, _GRAIN_SPARE, 2).tolist()
+        grain = _grain().crop((x, y, x + image.width, y + image.height))
+        image = Image.blend(image, grain, float(rng.uniform(0.01, 0.05)))
+    return image
+
+
+def _blur(image: Image.Image, rng: np.random.Generator) -> Image.Image:
+    """Average each pixel with its neighbours, in a window of up to 2 % of the side.
+
+    A window of 2, 4 or 8 pixels is two, three or four means of a picture and its
+    shifted self. One in four blurs is motion along one axis only.
+    """
+    side = min(image.size)
+    window = max(2.0, float(rng.uniform(0.003, 0.02)) * side)
+    passes = 1 + int(window >= 3.5) + int(window >= 6.5)
+    motion = int(rng.integers(8))
+    pixels = np.array(image)
+    for axis in (0, 1):
+        if motion == axis:
+            continue
+        for step in range(passes):
+            far = pixels.swapaxes(0, axis)[1 << step :].swapaxes(0, axis)
+            near = pixels.swapaxes(0, axis)[: -(1 << step)].swapaxes(0, axis)
+            np.add(near & far, (near ^ far) >> 1, out=near)
+    return Image.fromarray(pixels)
+
+
+_GRAIN_SIDE, _GRAIN_SPARE = 1536, 512
+
+
+@cache
+def _grain() -> Image.Image:
+    """Return a tile of grey noise with grains of three pixels, faintly coloured."""
+    rng = np.random.default_rng(0)
+    size = (_GRAIN_SIDE // 3, _GRAIN_SIDE // 3)
+    noise = 0.85 * rng.uniform(0, 255, (*size, 1)) + 0.15 * rng.uniform(0, 255, (*size, 3))
+    tile = Image.fromarray(noise.astype(np.uint8))
+    return tile.resize((_GRAIN_SIDE, _GRAIN_SIDE), Image.Resampling.BILINEAR)
