@@ -68,7 +68,12 @@ _CLIP_MODULES = ("embeddings.", "pre_layrnorm.", "encoder.", "post_layernorm.")
 def base_sources(parts: ModelParts) -> dict[str, files.TensorSource]:
     """Return the tensors of all three parts under a full checkpoint's names, read lazily."""
     parts.require()
-    sources = dict(files.open_model_folder(parts.language_model))
+    # Llama 2's older files hold the rotary frequencies, which follow from the configuration
+    sources = {
+        name: source
+        for name, source in files.open_model_folder(parts.language_model).items()
+        if not name.endswith("rotary_emb.inv_freq")
+    }
     for name, source in files.open_model_folder(parts.clip).items():
         inner = name.removeprefix("clip.").removeprefix("vision_model.")
         if inner.startswith(_CLIP_MODULES) and inner != "embeddings.position_ids":
