@@ -71,6 +71,17 @@ class LoraSettings(Settings):
     rank: int = Field(16, ge=1, description="rank r of the update")
     alpha: float = Field(32, gt=0, description="the update is scaled by alpha / r")
     dropout: float = Field(0.1, ge=0, lt=1, description="dropout on the adapter's input")
+    use_rslora: bool = Field(False, description="rsLoRA: scale by alpha / sqrt(r) instead")
+    use_dora: bool = Field(
+        False, description="DoRA: train the length of each row of the weights besides"
+    )
+    rank_pattern: dict[str, int] = Field(
+        default={},
+        description="ranks that differ: end of a module's name, or a regular expression, to rank",
+    )
+    alpha_pattern: dict[str, float] = Field(
+        default={}, description="alphas that differ, by module as in `rank_pattern`"
+    )
 
 
 class StageSettings(Settings):

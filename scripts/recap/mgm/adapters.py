@@ -2,23 +2,22 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from ..errors import RecapError
-from ..io import atomic_path, read_json, write_json
+from ..io import atomic_path, write_json
 from ..settings import LoraSettings
 from . import tensors as files
+from .adapter_config import adapter_config, read_adapter_settings
 from .configuration import config_to_disk
 from .loading import fill_projector
-from .lora import TARGET_MODULES, adapter_state, add_lora, fill_adapter, has_lora
+from .lora import adapter_state, add_lora, fill_adapter, has_lora
 from .modeling import MGMForCausalLM
 from .names import ADAPTER_PREFIX, projector_names, projector_suffix
 
 ADAPTER_FILE = "adapter_model.safetensors"
 PROJECTOR_FILE = "non_lora_trainables.safetensors"
-LORA_RANGE = (1 / 64, 64)  # of alpha / rank; outside, the file is hardly what was meant
 
 
 def save_projector(model: MGMForCausalLM, path: str | Path) -> None:
@@ -82,54 +81,11 @@ def save_adapter(model: MGMForCausalLM, out_dir: str | Path, *, base: dict[str, 
     prefix = f"{ADAPTER_PREFIX}model."
     state = {prefix + name: tensor for name, tensor in projector_state(model).items()}
     files.write_safetensors(out / PROJECTOR_FILE, state)
-    write_json(out / "adapter_config.json", _adapter_config(lora))
+    write_json(out / "adapter_config.json", adapter_config(lora))
     dtype = str(model.get_input_embeddings().weight.dtype).removeprefix("torch.")
     config = config_to_disk(model.config, dtype)
     config["recap"]["base"] = dict(base)
     write_json(out / "config.json", config)
-
-
-def _adapter_config(lora: LoraSettings) -> dict[str, Any]:
-    return {
-        "base_model_name_or_path": None,
-        "bias": "none",
-        "fan_in_fan_out": False,
-        "inference_mode": True,
-        "init_lora_weights": True,
-        "lora_alpha": int(lora.alpha) if lora.alpha == int(lora.alpha) else lora.alpha,
-        "lora_dropout": lora.dropout,
-        "modules_to_save": None,
-        "peft_type": "LORA",
-        "r": lora.rank,
-        "target_modules": list(TARGET_MODULES),
-        "task_type": "CAUSAL_LM",
-    }
-
-
-def read_adapter_settings(adapter_dir: str | Path) -> LoraSettings:
-    """Return rank, alpha and dropout of a saved adapter.
-
-    Raises:
-        RecapError: if the file is missing or describes something else than LoRA
-            on the seven linear layers.
-    """
-    path = Path(adapter_dir) / "adapter_config.json"
-    values = read_json(path)
-    try:
-        settings = LoraSettings(
-            rank=values["r"], alpha=values["lora_alpha"], dropout=values["lora_dropout"]
-        )
-        targets = set(values["target_modules"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise RecapError(f"{path} does not describe a LoRA adapter: {error}") from error
-    if values.get("peft_type") != "LORA" or targets != set(TARGET_MODULES):
-        raise RecapError(
-            f"{path}: expected LoRA on {sorted(TARGET_MODULES)}, not {sorted(targets)}"
-        )
-    for name in ("use_rslora", "use_dora", "fan_in_fan_out"):
-        if values.get(name):
-            raise RecapError(f"{path}: {name} is not supported")
-    return settings
 
 
 def find_file(folder: str | Path, stem: str) -> Path:

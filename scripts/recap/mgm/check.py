@@ -1,25 +1,30 @@
 """Is an adapter whole, sound and made for this base?"""
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from ..errors import GateError, RecapError
-from ..hashing import digest_tensors
 from ..io import read_json, write_evidence
 from ..settings import LoraSettings
-from .adapters import LORA_RANGE, find_file, read_adapter_settings, read_projector
-from .checkpoint import describe_base
-from .configuration import config_from_parts
-from .lora import expected_adapter_shapes
-from .names import expected_shapes, projector_names
+from .adapter_config import names_base, read_adapter_settings, read_quantization
+from .adapters import find_file
+from .check_tensors import SAVE_AGAIN, check_adapter_tensors, check_projector
+from .checkpoint import describe_base, load_tokenizer
+from .configuration import MGMConfig, config_from_parts
+from .findings import Findings, describe_failures
+from .loading import is_vision_name
+from .lora import module_settings
+from .names import HEAD_NAME, expected_shapes
 from .parts import ModelParts
 from .tensors import TensorSource, open_model_folder, open_tensor_file
 
 logger = logging.getLogger(__name__)
+
+SCALE_RANGE = (1 / 64, 64)  # outside, the file is hardly what was meant
 
 
 def check_adapter(
@@ -34,7 +39,7 @@ def check_adapter(
     Args:
         adapter_dir: folder that :func:`save_adapter` or upstream wrote.
         parts: the base it is meant for.
-        initial_projector: what stage 2 started from; the result must differ.
+        initial_projector: what stage 2 started from; each tensor must differ.
         report: JSON file to write.
 
     Returns:
@@ -50,8 +55,11 @@ def check_adapter(
     for warning in result["warnings"]:
         logger.warning("%s", warning)
     if result["failures"]:
-        listed = "\n".join(f"  - {failure}" for failure in result["failures"])
-        raise GateError(f"{adapter_dir} is not a usable adapter for this base:\n{listed}")
+        raise GateError(
+            f"{adapter_dir} is not a usable adapter for this base:\n"
+            f"{describe_failures(result['failures'])}",
+            result["failures"],
+        )
     logger.info("%s: %d adapter tensors, sound", adapter_dir, result["adapter_tensors"])
     return result
 
@@ -70,133 +78,114 @@ def inspect_adapter(
         parts: the base it is meant for.
         initial_projector: what stage 2 started from.
         trained: whether an adapter that changes nothing is a failure.
+
+    Raises:
+        RecapError: if there is no such folder, or the base cannot be read.
     """
-    result: dict[str, Any] = {"failures": [], "warnings": [], "adapter_tensors": 0}
-    failures: list[str] = result["failures"]
+    if not Path(adapter_dir).is_dir():
+        raise RecapError(f"{adapter_dir} is not a folder; pass the folder that holds the adapter")
+    findings = Findings()
     sources = open_model_folder(parts.language_model)
     base = {name: source.shape for name, source in sources.items()}
-    settings = _collect(failures, lambda: read_adapter_settings(adapter_dir))
-    adapter = _collect(failures, lambda: open_tensor_file(find_file(adapter_dir, "adapter_model")))
-    if adapter is not None:
-        result["adapter_tensors"] = len(adapter)
-        rank = settings.rank if settings else None
-        result |= _check_tensors(failures, adapter, base, rank, trained=trained)
-    if settings is not None:
-        result |= _check_settings(failures, settings)
-    result |= _check_projector(failures, adapter_dir, parts, initial_projector)
-    result |= _check_base(result, adapter_dir, parts)
-    return result
+    config = config_from_parts(parts)
+    shapes = expected_shapes(config)
 
+    def read_settings() -> LoraSettings:
+        return read_adapter_settings(adapter_dir)
 
-def _collect(failures: list[str], action: Callable[[], Any]) -> Any:
-    """Run ``action``; turn a refusal into an entry of ``failures``."""
-    try:
-        return action()
-    except RecapError as error:
-        failures.append(str(error))
-        return None
-
-
-def _check_settings(failures: list[str], settings: LoraSettings) -> dict[str, Any]:
-    scale = settings.alpha / settings.rank
-    if not LORA_RANGE[0] <= scale <= LORA_RANGE[1]:
-        failures.append(
-            f"alpha / rank is {settings.alpha} / {settings.rank} = {scale:g}, outside "
-            f"{LORA_RANGE[0]:g} to {LORA_RANGE[1]:g}; check adapter_config.json"
-        )
-    return {"rank": settings.rank, "alpha": settings.alpha}
-
-
-def _check_tensors(
-    failures: list[str],
-    adapter: Mapping[str, TensorSource],
-    base: Mapping[str, tuple[int, ...]],
-    rank: int | None,
-    *,
-    trained: bool,
-) -> dict[str, Any]:
-    wanted = expected_adapter_shapes(base, rank or _guess_rank(adapter))
-    for name in sorted(set(wanted) - set(adapter)):
-        failures.append(f"{name} is missing")
-    for name in sorted(set(adapter) - set(wanted)):
-        failures.append(f"{name} does not belong to this base model")
-    moved = 0
-    for name in sorted(set(wanted) & set(adapter)):
-        source = adapter[name]
-        if source.shape != wanted[name]:
-            failures.append(
-                f"{name} has shape {source.shape}, rank and base model ask for {wanted[name]}"
-                + ("; an empty tensor is what a sharded save leaves behind" * (not source.nbytes))
-            )
-            continue
-        tensor = source.load()
-        if not torch.isfinite(tensor).all():
-            failures.append(f"{name} holds NaN or infinite values")
-        elif name.endswith("lora_B.weight") and bool(tensor.any()):
-            moved += 1
-    if trained and moved == 0:
-        failures.append("every lora_B is zero: the adapter changes nothing, it was not trained")
-    return {"expected_tensors": len(wanted), "lora_b_nonzero": moved}
-
-
-def _guess_rank(adapter: Mapping[str, TensorSource]) -> int:
-    ranks = [
-        s.shape[0] for name, s in adapter.items() if name.endswith("lora_A.weight") and s.shape
-    ]
-    return ranks[0] if ranks else 1
-
-
-def _check_projector(
-    failures: list[str],
-    adapter_dir: str | Path,
-    parts: ModelParts,
-    initial_projector: str | Path | None,
-) -> dict[str, Any]:
-    tensors = _collect(
-        failures, lambda: read_projector(find_file(adapter_dir, "non_lora_trainables"))
+    settings = findings.attempt("adapter_config.json", SAVE_AGAIN, read_settings)
+    adapter = findings.attempt(
+        "adapter_model",
+        SAVE_AGAIN,
+        lambda: open_tensor_file(find_file(adapter_dir, "adapter_model")),
     )
-    if tensors is None:
-        return {"projector_tensors": 0}
-    shapes = expected_shapes(config_from_parts(parts))
-    for name in projector_names():
-        if name not in tensors:
-            failures.append(f"projector tensor {name} is missing")
-        elif tuple(tensors[name].shape) != shapes[f"model.{name}"]:
-            failures.append(
-                f"projector tensor {name} has shape {tuple(tensors[name].shape)}, these parts "
-                f"ask for {shapes[f'model.{name}']}"
-            )
-        elif not torch.isfinite(tensors[name]).all():
-            failures.append(f"projector tensor {name} holds NaN or infinite values")
-    for name in sorted(set(tensors) - set(projector_names())):
-        failures.append(f"projector tensor {name} is unknown")
-    found: dict[str, Any] = {
-        "projector_tensors": len(tensors),
-        "projector_sha256": digest_tensors(tensors),
-    }
-    if initial_projector is not None:
-        initial = _collect(failures, lambda: read_projector(initial_projector))
-        if initial is not None:
-            found["initial_projector_sha256"] = digest_tensors(initial)
-            if found["initial_projector_sha256"] == found["projector_sha256"]:
-                failures.append(f"the projector still equals {initial_projector}: nothing trained")
-    return found
+    result: dict[str, Any] = {"adapter_tensors": len(adapter or {})}
+    if adapter is not None:
+        result |= check_adapter_tensors(findings, adapter, base, settings, trained=trained)
+    if settings is not None:
+        result |= _check_settings(findings, settings, base)
+    result |= check_projector(findings, adapter_dir, shapes, initial_projector)
+    _check_base_files(findings, parts, config, sources, shapes)
+    result |= _check_binding(findings, adapter_dir, parts)
+    return {"failures": findings.failures, "warnings": findings.warnings, **result}
 
 
-def _check_base(
-    result: dict[str, Any], adapter_dir: str | Path, parts: ModelParts
+def _check_settings(
+    findings: Findings, settings: LoraSettings, base: Mapping[str, tuple[int, ...]]
 ) -> dict[str, Any]:
-    actual = describe_base(parts)
-    recorded = recorded_base(adapter_dir)
-    if recorded is None:
-        result["warnings"].append(
-            f"{adapter_dir} does not say which base it was trained on; shapes fit, but another "
-            "model of the same size would pass too"
+    low, high = SCALE_RANGE
+    modules = [name.removesuffix(".weight") for name in base if name.startswith("model.layers.")]
+    scales = {module_settings(settings, module)[1] for module in modules}
+    rule = "alpha / sqrt(rank)" if settings.use_rslora else "alpha / rank"
+    for scale in sorted(scale for scale in scales if not low <= scale <= high):
+        problem = f"scales updates by {rule} = {scale:g}, outside {low:g} to {high:g}"
+        findings.fail("adapter_config.json", problem, "check rank and alpha against the run's")
+    return {"rank": settings.rank, "alpha": settings.alpha, "kind": adapter_kind(settings)}
+
+
+def adapter_kind(settings: LoraSettings) -> str:
+    """Return LoRA, rsLoRA, DoRA or rsDoRA."""
+    return f"{'rs' * settings.use_rslora}{'DoRA' if settings.use_dora else 'LoRA'}"
+
+
+def _check_base_files(
+    findings: Findings,
+    parts: ModelParts,
+    config: MGMConfig,
+    sources: Mapping[str, TensorSource],
+    shapes: Mapping[str, tuple[int, ...]],
+) -> None:
+    """Check the language model's tensors against its configuration and tokenizer."""
+    again = f"fetch or build {parts.language_model} again"
+    if read_quantization(parts.language_model) is not None:
+        fix = "pass the unquantised language model: an update cannot be added to quantised weights"
+        findings.fail("language_model", "is quantised", fix)
+        return
+    wanted = {name: shape for name, shape in shapes.items() if not is_vision_name(name)}
+    for name in sorted(set(wanted) - set(sources)):
+        findings.fail(f"base tensor {name}", "is missing", again)
+    for name in sorted(set(wanted) & set(sources)):
+        if sources[name].shape != wanted[name]:
+            problem = f"has shape {sources[name].shape}, its config.json asks for {wanted[name]}"
+            findings.fail(f"base tensor {name}", problem, again)
+    embedding = sources.get("model.embed_tokens.weight")
+    tied = config.text_config.tie_word_embeddings
+    head = sources.get(HEAD_NAME) if tied else None
+    if head and embedding and not torch.equal(head.load(), embedding.load()):
+        problem = "is tied to the embedding by config.json, but the file holds other values"
+        fix = "remove it from the file, or set tie_word_embeddings to false"
+        findings.fail(f"base tensor {HEAD_NAME}", problem, fix)
+    tokenizer = findings.attempt("tokenizer", again, lambda: load_tokenizer(parts.language_model))
+    if tokenizer is not None and len(tokenizer) > config.vocab_size:
+        problem = f"has {len(tokenizer)} entries, the embedding {config.vocab_size} rows"
+        findings.fail("tokenizer", problem, "pass the tokenizer of this language model")
+
+
+def _check_binding(
+    findings: Findings, adapter_dir: str | Path, parts: ModelParts
+) -> dict[str, Any]:
+    """Check that the adapter was trained on these parts and this tokenizer."""
+    actual, recorded = describe_base(parts), recorded_base(adapter_dir)
+    quantization = read_quantization(adapter_dir)
+    named = names_base(adapter_dir, parts.language_model)
+    if recorded is not None:
+        for name in sorted(actual):
+            if recorded.get(name) != actual[name]:
+                problem = f"is {actual[name]}, but the adapter was trained on {recorded.get(name)}"
+                findings.fail(name, problem, "pass the folder it was trained on")
+    elif quantization is not None and not named:
+        findings.fail(
+            "base",
+            "is unknown: the adapter was trained on quantised weights and does not say of what",
+            "set base_model_name_or_path in adapter_config.json to the unquantised base",
         )
     else:
-        result["failures"] += base_differences(recorded, actual)
-    result["failures"] += image_differences(adapter_dir, parts)
-    return {"base": actual, "recorded_base": recorded}
+        findings.warnings.append(
+            f"{adapter_dir} does not carry the fingerprint of its base; shapes fit, but another "
+            "model of the same size would pass too"
+        )
+    _check_pictures(findings, adapter_dir, parts)
+    return {"base": actual, "recorded_base": recorded, "quantization": quantization}
 
 
 def recorded_base(adapter_dir: str | Path) -> dict[str, str] | None:
@@ -208,23 +197,12 @@ def recorded_base(adapter_dir: str | Path) -> dict[str, str] | None:
     return base if isinstance(base, dict) and base else None
 
 
-def image_differences(adapter_dir: str | Path, parts: ModelParts) -> list[str]:
-    """Say what an adapter was shown of a picture in training, where the parts say otherwise."""
+def _check_pictures(findings: Findings, adapter_dir: str | Path, parts: ModelParts) -> None:
+    """Check that the parts show a picture as training did."""
     path = Path(adapter_dir) / "config.json"
     stored = read_json(path) if path.is_file() else {}
-    return [
-        f"trained with {name} {stored[name]}, but {getattr(parts, name)} is given; pass the "
-        "base model's own"
-        for name in ("image_size_aux", "image_grid", "image_global")
-        if stored.get(name, getattr(parts, name)) != getattr(parts, name)
-    ]
-
-
-def base_differences(recorded: Mapping[str, str], actual: Mapping[str, str]) -> list[str]:
-    """Say for each part whether an adapter was trained on another one."""
-    return [
-        f"trained on {name} {recorded.get(name)}, but the given {name} is {actual[name]}; pass "
-        "the folder it was trained on"
-        for name in sorted(actual)
-        if recorded.get(name) != actual[name]
-    ]
+    for name in ("image_size_aux", "image_grid", "image_global"):
+        given = getattr(parts, name)
+        if stored.get(name, given) != given:
+            problem = f"is {given}, but the adapter was trained with {stored[name]}"
+            findings.fail(name, problem, "pass the base model's own")

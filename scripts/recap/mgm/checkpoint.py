@@ -29,7 +29,7 @@ from .names import (
     compare_names,
     expected_shapes,
 )
-from .openclip import load_convnext_state, weights_file
+from .openclip import open_convnext, weights_file
 from .parts import ModelParts
 from .processing import ImagePreprocessor
 
@@ -78,7 +78,7 @@ def base_sources(parts: ModelParts) -> dict[str, files.TensorSource]:
         inner = name.removeprefix("clip.").removeprefix("vision_model.")
         if inner.startswith(_CLIP_MODULES) and inner != "embeddings.position_ids":
             sources[CLIP_PREFIX + inner] = source
-    aux = files.as_sources(load_convnext_state(parts.convnext))
+    aux = open_convnext(parts.convnext)
     return sources | {CONVNEXT_PREFIX + name: source for name, source in aux.items()}
 
 

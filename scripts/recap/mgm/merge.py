@@ -1,6 +1,7 @@
 """Folding an adapter into its base: a full checkpoint that needs nothing else."""
 
 import logging
+import math
 import shutil
 import time
 from collections.abc import Mapping
@@ -14,17 +15,26 @@ from ..io import read_json, write_json
 from ..manifest import write_manifest
 from ..settings import MergeSettings
 from . import tensors as files
-from .adapters import find_file, read_adapter_settings, read_projector
-from .check import inspect_adapter
+from .adapter_config import read_adapter_settings
+from .adapters import find_file, read_projector
+from .check import adapter_kind, inspect_adapter
 from .checkpoint import base_sources, check_sources, write_side_files
 from .configuration import MGMConfig, config_from_parts
-from .lora import merged_weight
-from .names import ADAPTER_PREFIX, HEAD_NAME, expected_shapes
+from .findings import describe_failures
+from .lora import Update, merged_weight, module_settings, read_update, row_blocks
+from .names import HEAD_NAME, expected_shapes
 from .parts import ModelParts
 
 logger = logging.getLogger(__name__)
 _DIGITS = 6
+_TINY = 1e-300
+_NOTED = ("kind", "rank", "alpha", "projector_sha256")  # of the adapter, in the manifest
 _MARKER = ".recap-merge"
+_QUANTIZATION_NOTE = (
+    "The adapter was trained on a quantised base and merged into the unquantised one: answers "
+    "differ from those seen in training by the quantisation error of the base. The parity gate "
+    "compares with the unquantised base and adapter."
+)
 
 
 def merge_lora_weights(
@@ -35,11 +45,11 @@ def merge_lora_weights(
     *,
     report: str | Path | None = None,
 ) -> dict[str, Any]:
-    """Write ``W + (alpha / r) B A`` and everything else as one checkpoint.
+    """Write the updated weights (see :class:`Update`) and everything else as one checkpoint.
 
-    Each sum is taken in float32 and rounded once. One shard is in memory at a
-    time. The folder is filled under another name and renamed, so that it is
-    either whole or absent; equal inputs give equal bytes.
+    Each weight is computed in float32 and rounded once. One shard and one layer
+    are in memory at a time. The folder is filled under another name and renamed,
+    so that it is either whole or absent; equal inputs give equal bytes.
 
     Args:
         adapter_dir: adapter, projector and their configuration.
@@ -68,7 +78,7 @@ def merge_lora_weights(
     shutil.rmtree(partial, ignore_errors=True)
     files.write_sharded(sources, partial, settings.max_shard_size)
     write_side_files(config, parts.language_model, partial, settings.dtype)
-    summary = merger.report(settings.dtype)
+    summary = merger.report(settings.dtype, checked["quantization"])
     (partial / _MARKER).touch()
     _write_manifest(partial, out, adapter_dir, parts, settings, checked, summary, started)
     if out.exists():
@@ -76,8 +86,17 @@ def merge_lora_weights(
     partial.rename(out)
     if report is not None:
         write_json(report, summary)
+    _log_changes(summary)
     logger.info("merged %d modules into %s", len(summary["modules"]), out)
     return summary
+
+
+def _log_changes(summary: Mapping[str, Any]) -> None:
+    """Log the relative change of each module, largest first, and what to bear in mind."""
+    for entry in sorted(summary["modules"], key=lambda row: -row["relative_change"]):
+        logger.info("%s changed by %.3g of its norm", entry["module"], entry["relative_change"])
+    if summary["quantization"] is not None:
+        logger.warning("%s", _QUANTIZATION_NOTE)
 
 
 class AdapterMerger:
@@ -91,20 +110,16 @@ class AdapterMerger:
             parts: the base.
             dtype: type each tensor is rounded to.
         """
-        lora = read_adapter_settings(adapter_dir)
-        self.scale = lora.alpha / lora.rank
+        self.settings = read_adapter_settings(adapter_dir)
         self.dtype = dtype
         self.base = base_sources(parts)
         self.adapter = files.open_tensor_file(find_file(adapter_dir, "adapter_model"))
         self.projector = read_projector(find_file(adapter_dir, "non_lora_trainables"))
         self.changes: dict[str, dict[str, Any]] = {}
 
-    def factors(self, name: str) -> tuple[torch.Tensor, torch.Tensor] | None:
-        """Return A and B of a base weight, or None if it has no adapter."""
-        stem = ADAPTER_PREFIX + name.removesuffix(".weight")
-        a = self.adapter.get(f"{stem}.lora_A.weight")
-        b = self.adapter.get(f"{stem}.lora_B.weight")
-        return (a.load(), b.load()) if a is not None and b is not None else None
+    def update(self, name: str) -> Update | None:
+        """Return what the adapter does to a base weight, or None if it leaves it alone."""
+        return read_update(self.adapter, self.settings, name)
 
     def sources(self, *, tied: bool) -> dict[str, files.TensorSource]:
         """Return all tensors of the merged checkpoint in name order.
@@ -123,41 +138,58 @@ class AdapterMerger:
     def _merging(self, name: str, source: files.TensorSource) -> Any:
         def load() -> torch.Tensor:
             base = source.load()
-            factors = self.factors(name)
-            if factors is None:
+            update = self.update(name)
+            if update is None:
                 return base.to(self.dtype)
-            result = merged_weight(base, *factors, self.scale, self.dtype)
+            result = merged_weight(base, update, self.dtype)
             self._note_change(name, base, result)
             return result
 
         return load
 
     def _note_change(self, name: str, base: torch.Tensor, result: torch.Tensor) -> None:
-        before = base.double()
-        change = result.double() - before
+        before, moved, largest = 0.0, 0.0, 0.0
+        for rows in row_blocks(base):
+            old = base[rows].double()
+            change = result[rows].double() - old
+            before += float(old.square().sum())
+            moved += float(change.square().sum())
+            largest = max(largest, float(change.abs().max()))
         self.changes[name.removesuffix(".weight")] = {
-            "relative_change": _significant(change.norm() / before.norm().clamp(min=1e-300)),
-            "max_abs_change": _significant(change.abs().max()),
+            "relative_change": _significant(math.sqrt(moved / max(before, _TINY))),
+            "max_abs_change": _significant(largest),
         }
 
-    def report(self, dtype: str) -> dict[str, Any]:
-        """Return scale, type and the change of each merged module, in name order."""
-        modules = [{"module": name, **self.changes[name]} for name in sorted(self.changes)]
+    def report(self, dtype: str, quantization: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """Return kind, type and the change of each merged module, in name order.
+
+        Args:
+            dtype: of the merged weights.
+            quantization: how the base was quantised while the adapter was trained.
+        """
+        modules = [
+            {"module": name, "scale": module_settings(self.settings, name)[1]} | self.changes[name]
+            for name in sorted(self.changes)
+        ]
+        note = None if quantization is None else _QUANTIZATION_NOTE
         return {
+            "kind": adapter_kind(self.settings),
             "dtype": dtype,
-            "scale": self.scale,
+            "quantization": None if note is None else {"trained_on": quantization, "note": note},
             "merged_modules": len(modules),
             "unchanged_modules": sum(not entry["max_abs_change"] for entry in modules),
             "modules": modules,
         }
 
 
-def _significant(value: torch.Tensor) -> float:
+def _significant(value: float) -> float:
     """Round, so that the order of a sum over threads cannot show."""
-    return float(f"{float(value):.{_DIGITS}g}")
+    return float(f"{value:.{_DIGITS}g}")
 
 
 def _refuse_overwrite(out: Path, inputs: list[Path]) -> None:
+    if out.is_symlink():
+        raise RecapError(f"{out} is a symbolic link; choose a folder of its own")
     for folder in inputs:
         ours, theirs = out.resolve(), folder.resolve()
         if ours == theirs or ours in theirs.parents or theirs in ours.parents:
@@ -185,8 +217,11 @@ def _is_earlier_merge(out: Path) -> bool:
 def _require_sound(adapter_dir: str | Path, parts: ModelParts) -> dict[str, Any]:
     checked = inspect_adapter(adapter_dir, parts, trained=False)
     if checked["failures"]:
-        listed = "\n".join(f"  - {failure}" for failure in checked["failures"])
-        raise RecapError(f"{adapter_dir} cannot be merged into this base:\n{listed}")
+        raise RecapError(
+            f"{adapter_dir} cannot be merged into this base:\n"
+            f"{describe_failures(checked['failures'])}",
+            checked["failures"],
+        )
     for warning in checked["warnings"]:
         logger.warning("%s", warning)
     return checked
@@ -228,7 +263,7 @@ def _write_manifest(
         started=started,
         details={
             "base": checked["base"],
-            "adapter": {name: checked[name] for name in ("rank", "alpha", "projector_sha256")},
+            "adapter": {name: checked[name] for name in _NOTED},
             "conversation": parts.conversation,
         },
     )

@@ -7,7 +7,7 @@ from ..errors import RecapError
 from ..io import read_json, write_json
 from .convnext import ConvNextTower, resolve_size
 from .processing import CLIP_MEAN, CLIP_STD
-from .tensors import read_tensor_file, write_safetensors
+from .tensors import TensorSource, open_tensor_file, write_safetensors
 
 CONFIG_FILE = "open_clip_config.json"
 SAFETENSORS_FILE = "open_clip_model.safetensors"
@@ -45,11 +45,16 @@ def to_tower_name(name: str) -> str | None:
     return None
 
 
+def open_convnext(folder: str | Path) -> dict[str, TensorSource]:
+    """Return the tower's tensors under the tower's names, read lazily; all others are dropped."""
+    sources = open_tensor_file(weights_file(folder))
+    named = ((to_tower_name(name), source) for name, source in sources.items())
+    return {name: source for name, source in named if name is not None}
+
+
 def load_convnext_state(folder: str | Path) -> dict[str, Any]:
-    """Return the tower's tensors under the tower's names, all others dropped."""
-    tensors = read_tensor_file(weights_file(folder))
-    named = ((to_tower_name(name), tensor) for name, tensor in tensors.items())
-    return {name: tensor for name, tensor in named if name is not None}
+    """Return what :func:`open_convnext` opens, loaded."""
+    return {name: source.load() for name, source in open_convnext(folder).items()}
 
 
 def save_openclip_convnext(

@@ -19,7 +19,9 @@ no longer comparable.
 """
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +30,10 @@ import torch
 from ..errors import GateError
 from ..io import write_evidence
 from ..settings import MergeSettings
+from .adapter_config import read_quantization
+from .check import adapter_kind
 from .checkpoint import build_model, load_adapter, load_checkpoint, load_tokenizer
-from .configuration import config_from_disk
+from .configuration import MGMConfig, config_from_disk
 from .generation import greedy_decode
 from .localize import first_divergence
 from .lora import merge_adapter
@@ -46,6 +50,7 @@ logger = logging.getLogger(__name__)
 FLOAT32_TOLERANCE = 1e-4  # of the largest logit: sums in another order
 SAFETY = 4.0
 NOISE_SEED = 0
+_MERGE_AGAIN = "merge again from the adapter and base of this run"
 
 
 @dataclass(frozen=True)
@@ -88,35 +93,49 @@ def check_parity(
     """
     config = config_from_disk(merged_dir)
     prompts = build_prompts(merged_dir, config, images_root, questions, settings.parity_prompts)
-    dtype = torch_dtype(settings.dtype)
-
-    def unmerged() -> MGMForCausalLM:
-        return _unmerged(adapter_dir, parts, config, dtype, device)
-
-    plain, folded, tolerance = _reference_traces(unmerged(), prompts, settings)
-    checkpoint, _ = load_checkpoint(merged_dir, dtype="float32", device=device)
-    merged = [trace(checkpoint, prompt, settings.parity_max_new_tokens) for prompt in prompts]
-    report = _judge(prompts, merged, folded, plain, tolerance)
-    merger = AdapterMerger(adapter_dir, parts, dtype)
+    merger = AdapterMerger(adapter_dir, parts, torch_dtype(settings.dtype))
     wrong = compare_weights(merger, open_model_folder(merged_dir))
-    failed = [p for p, row in zip(prompts, report["prompts"], strict=True) if not row["passed"]]
-    culprit = wrong[0]["module"] if wrong else None
-    if failed and not wrong:
-        again = merge_adapter(unmerged(), dtype=dtype)
-        culprit = first_divergence(
-            checkpoint, again, lambda model: trace(model, failed[0], 1), FLOAT32_TOLERANCE
-        )
-    report |= {
+    report: dict[str, Any] = {
         "dtype": settings.dtype,
+        "kind": adapter_kind(merger.settings),
+        "quantization": read_quantization(adapter_dir),
         "tokenizer_equal": _same_tokenizer(merged_dir, parts, prompts),
         "wrong_tensors": wrong,
-        "first_diverging_module": culprit,
+        "first_diverging_module": wrong[0]["module"] if wrong else None,
+        "prompts": [],
     }
+    if all(entry["loadable"] for entry in wrong):
+        unmerged = partial(_unmerged, adapter_dir, parts, config, merger.dtype, device)
+        checkpoint, _ = load_checkpoint(merged_dir, dtype="float32", device=device)
+        report |= _compare_answers(checkpoint, unmerged, prompts, settings, find=not wrong)
+    failed = any(not row["passed"] for row in report["prompts"])
     report["passed"] = not failed and not wrong and report["tokenizer_equal"]
     write_evidence(out, report, passed=report["passed"])
     if not report["passed"]:
-        raise GateError(_message(merged_dir, report))
+        raise GateError(_message(merged_dir, report), _failures(report))
     logger.info("%s answers as base plus adapter on %d prompts", merged_dir, len(prompts))
+    return report
+
+
+def _compare_answers(
+    checkpoint: MGMForCausalLM,
+    unmerged: Callable[[], MGMForCausalLM],
+    prompts: list[ParityPrompt],
+    settings: MergeSettings,
+    *,
+    find: bool,
+) -> dict[str, Any]:
+    """Return what the models say to each prompt; where they part, name the module if asked."""
+    plain, folded, tolerance = _reference_traces(unmerged(), prompts, settings)
+    merged = [trace(checkpoint, prompt, settings.parity_max_new_tokens) for prompt in prompts]
+    report = _judge(prompts, merged, folded, plain, tolerance)
+    rows = zip(prompts, report["prompts"], strict=True)
+    failed = next((prompt for prompt, row in rows if not row["passed"]), None)
+    if failed is not None and find:
+        again = merge_adapter(unmerged(), dtype=torch_dtype(settings.dtype))
+        report["first_diverging_module"] = first_divergence(
+            checkpoint, again, lambda model: trace(model, failed, 1), FLOAT32_TOLERANCE
+        )
     return report
 
 
@@ -136,7 +155,7 @@ def _reference_traces(
 
 
 def _unmerged(
-    adapter_dir: str | Path, parts: ModelParts, config: Any, dtype: torch.dtype, device: str
+    adapter_dir: str | Path, parts: ModelParts, config: MGMConfig, dtype: torch.dtype, device: str
 ) -> MGMForCausalLM:
     """Return base plus adapter in float32, everything but the merged maps rounded."""
     model = build_model(
@@ -244,6 +263,22 @@ def _same_tokenizer(merged_dir: str | Path, parts: ModelParts, prompts: list[Par
     return all(ours(p.text).input_ids == theirs(p.text).input_ids for p in prompts)
 
 
+def _failures(report: dict[str, Any]) -> list[dict[str, str]]:
+    """Return each failure with name, problem and what to do, the first diverging module first."""
+    found = [(entry["module"], entry["reason"]) for entry in report["wrong_tensors"]]
+    culprit = report["first_diverging_module"]
+    if culprit is not None and not found:
+        found.append((culprit, "computes something else than in base plus adapter"))
+    found += [
+        (f"prompt {row['prompt']}", "is answered otherwise than by base plus adapter")
+        for row in report["prompts"]
+        if not row["passed"]
+    ]
+    if not report["tokenizer_equal"]:
+        found.append(("tokenizer", "encodes a prompt otherwise than the base's"))
+    return [{"name": name, "problem": why, "fix": _MERGE_AGAIN} for name, why in found]
+
+
 def _message(merged_dir: str | Path, report: dict[str, Any]) -> str:
     failed = [row["prompt"] for row in report["prompts"] if not row["passed"]]
     parts = [f"{merged_dir} does not answer as base plus adapter"]
@@ -256,4 +291,4 @@ def _message(merged_dir: str | Path, report: dict[str, Any]) -> str:
         parts.append(f"failing prompts: {', '.join(failed)}")
     if not report["tokenizer_equal"]:
         parts.append("the tokenizers differ")
-    return "; ".join(parts) + ". Merge again from the adapter and base of this run"
+    return "; ".join([*parts, _MERGE_AGAIN])

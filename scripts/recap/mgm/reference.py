@@ -5,12 +5,14 @@ from typing import Any
 
 import torch
 
+from .lora import Update
 from .merge import AdapterMerger
 from .names import HEAD_NAME
 from .tensors import TensorSource
 
 # float32 sum of W + s B A: one rounding for the product's accumulation, one for the sum
 _FLOAT32_EPS = torch.finfo(torch.float32).eps
+_NORM_STEPS = 64  # a row's norm in float32, the division and the product
 
 
 def execution_rank(name: str) -> tuple[Any, ...]:
@@ -37,30 +39,35 @@ def compare_weights(
     """Return the tensors of a merged checkpoint that are not what base and adapter say.
 
     A tensor without adapter must equal the rounded original bit for bit. A
-    merged one may differ from ``W + s B A``, computed in float64, by half a
-    rounding step of the type, plus what a float32 sum can lose.
+    merged one may differ from the updated weight, computed in float64, by half
+    a rounding step of the type, plus what float32 sums can lose.
 
     Args:
         merger: base, adapter and type.
         merged: the checkpoint's tensors.
 
     Returns:
-        One entry ``{"module", "reason"}`` a wrong tensor, in the order of execution.
+        One entry ``{"module", "reason", "loadable"}`` a wrong tensor, in the order of
+        execution; one that is absent, surplus or of another shape cannot be loaded.
     """
     wrong = []
     sources = {
         name: source for name, source in merger.base.items() if name in merged or name != HEAD_NAME
     }
     names = set(sources) | {f"model.{name}" for name in merger.projector}
-    for name in sorted(names, key=execution_rank):
-        if name not in merged:
-            wrong.append({"module": name, "reason": "missing from the merged checkpoint"})
+    for name in sorted(names | set(merged), key=execution_rank):
+        module = name.removesuffix(".weight")
+        if name not in merged or name not in names:
+            problem = "surplus in" if name in merged else "missing from"
+            reason = f"{problem} the merged checkpoint"
+            wrong.append({"module": module, "reason": reason, "loadable": False})
             continue
         found = merged[name].load()
         base = sources[name].load() if name in sources else merger.projector[name[len("model.") :]]
         reason = _difference(merger, name, base, found)
         if reason is not None:
-            wrong.append({"module": name.removesuffix(".weight"), "reason": reason})
+            loadable = found.shape == base.shape
+            wrong.append({"module": module, "reason": reason, "loadable": loadable})
     return wrong
 
 
@@ -69,18 +76,28 @@ def _difference(
 ) -> str | None:
     if found.dtype != merger.dtype or found.shape != base.shape:
         return f"is {found.dtype} {tuple(found.shape)}, expected {merger.dtype} {tuple(base.shape)}"
-    factors = merger.factors(name)
-    if factors is None:
+    update = merger.update(name)
+    if update is None:
         if torch.equal(found, base.to(merger.dtype)):
             return None
         return f"differs from the original by {float((found - base).abs().max()):.3g}"
-    a, b = (factor.double() for factor in factors)
-    exact = base.double() + merger.scale * (b @ a)
-    magnitude = base.double().abs() + abs(merger.scale) * (b.abs() @ a.abs())
+    exact, doubt = _exact(base, update)
     half_step = 0.5 * torch.finfo(merger.dtype).eps * exact.abs()
     smallest = torch.finfo(merger.dtype).smallest_normal * torch.finfo(merger.dtype).eps
-    allowed = 1.01 * half_step + a.shape[0] * _FLOAT32_EPS * magnitude + smallest
-    excess = ((found.double() - exact).abs() / allowed).max()
+    excess = ((found.double() - exact).abs() / (1.01 * half_step + doubt + smallest)).max()
     if bool(excess <= 1):
         return None
-    return f"is {float(excess):.3g} times the rounding step away from W + (alpha / r) B A"
+    return f"is {float(excess):.3g} times the rounding step away from base plus adapter"
+
+
+def _exact(base: torch.Tensor, update: Update) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the updated weight in float64, and what computing it in float32 can lose."""
+    a, b = update.a.double(), update.b.double()
+    exact = base.double() + update.scale * (b @ a)
+    doubt = base.double().abs() + abs(update.scale) * (b.abs() @ a.abs())
+    doubt *= a.shape[0] * _FLOAT32_EPS
+    if update.magnitude is None:
+        return exact, doubt
+    norm = exact.norm(dim=1, keepdim=True).clamp(min=torch.finfo(torch.float32).tiny)
+    factor = update.magnitude.double().unsqueeze(1) / norm
+    return exact * factor, (doubt + _NORM_STEPS * _FLOAT32_EPS * exact.abs()) * factor.abs()

@@ -2,10 +2,11 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 import torch
 
-from .lora import iter_lora_layers, layer_factors
+from .lora import iter_lora_layers, layer_update, merged_weight
 from .modeling import MGMForCausalLM
 
 
@@ -37,20 +38,28 @@ def stochastically_rounded(
 ) -> Iterator[MGMForCausalLM]:
     """Give every wrapped map the error of one stochastic rounding, then take it away.
 
+    The error is added to W. DoRA scales W's rows, so there it is divided by that
+    factor first; that the rows' norms move as well is of second order.
+
     Args:
         model: float32, with an adapter attached.
-        dtype: type the sum ``W + s B A`` is rounded to.
+        dtype: type the merged weight is rounded to.
         seed: of the noise.
     """
     generator = torch.Generator().manual_seed(seed)
     originals = {}
     with torch.no_grad():
         for name, layer in iter_lora_layers(model):
-            weight = layer.base_layer.weight
-            a, b, scale = layer_factors(layer)
-            exact = weight + scale * (b @ a)
+            weight, update = layer.base_layer.weight, layer_update(layer)
+            exact = merged_weight(weight, update, torch.float32)
+            error = round_stochastically(exact, dtype, generator) - exact
+            if update.magnitude is not None:
+                plain = merged_weight(weight, replace(update, magnitude=None), torch.float32)
+                lengths = update.magnitude
+                factor = torch.where(lengths == 0, 0.0, plain.norm(dim=1) / lengths)
+                error *= factor.unsqueeze(1)
             originals[name] = weight.data.cpu()
-            weight.data = weight + (round_stochastically(exact, dtype, generator) - exact)
+            weight.data = weight + error
     try:
         yield model
     finally:

@@ -135,8 +135,9 @@ def test_every_name_and_shape_is_upstream_s(shapes):
 
 def test_adapter_of_rank_16(shapes):
     from recap.mgm.lora import expected_adapter_shapes
+    from recap.settings import LoraSettings
 
-    adapter = expected_adapter_shapes(shapes, 16)
+    adapter = expected_adapter_shapes(shapes, LoraSettings())
     assert len(adapter) == 252
     assert elements(adapter) == 19_611_648
     assert elements(adapter) + elements(projector_table()) == 32_870_656

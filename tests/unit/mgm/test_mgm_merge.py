@@ -11,7 +11,7 @@ from recap.cli import run_cli
 from recap.errors import GateError, RecapError
 from recap.mgm.check import check_adapter
 from recap.mgm.checkpoint import base_sources, load_checkpoint
-from recap.mgm.lora import merged_weight
+from recap.mgm.lora import Update, merged_weight
 from recap.mgm.merge import merge_lora_weights
 from recap.mgm.parity import Trace, check_parity, compare_traces
 from recap.mgm.reference import execution_rank
@@ -69,9 +69,10 @@ def test_merged_weights_are_w_plus_two_b_a_rounded_once(mgm_parts, mgm_adapter, 
 def test_rounding_happens_once():
     """Summed in bfloat16 the small update would vanish step by step."""
     base, a, b = torch.full((1, 1), 1.0), torch.full((64, 1), 1e-3), torch.ones(1, 64)
-    assert merged_weight(base.bfloat16(), a, b, 1.0, torch.bfloat16).item() == 1.0625
-    low = merged_weight(base.bfloat16(), a.bfloat16(), b.bfloat16(), 2.0, torch.float32)
-    assert low.dtype == torch.float32
+    update = Update(a, b, 1.0)
+    assert merged_weight(base.bfloat16(), update, torch.bfloat16).item() == 1.0625
+    low = Update(a.bfloat16(), b.bfloat16(), 2.0)
+    assert merged_weight(base.bfloat16(), low, torch.float32).dtype == torch.float32
 
 
 def test_projector_is_the_adapter_s(mgm_adapter, merged):
@@ -83,7 +84,8 @@ def test_projector_is_the_adapter_s(mgm_adapter, merged):
 
 def test_report_gives_the_relative_change(mgm_parts, mgm_adapter, merged):
     folder, report = merged
-    assert (report["merged_modules"], report["scale"]) == (14, 2.0)
+    assert (report["kind"], report["merged_modules"]) == ("LoRA", 14)
+    assert {row["scale"] for row in report["modules"]} == {2.0}
     entry = next(row for row in report["modules"] if row["module"] == LAYER)
     base = base_sources(mgm_parts)[f"{LAYER}.weight"].load().double()
     found = read_all(folder)[f"{LAYER}.weight"].double()
@@ -210,11 +212,11 @@ def test_swapped_bases_are_refused_with_both_fingerprints(mgm_parts, mgm_adapter
 
     other = write_micro_parts(tmp_path / "other", seed=2, layers=2)
     swapped = replace(mgm_parts, language_model=other.language_model)
-    with pytest.raises(RecapError, match="trained on language_model") as caught:
+    with pytest.raises(RecapError, match="language_model is .* was trained on") as caught:
         merge_lora_weights(mgm_adapter, swapped, tmp_path / "out", SETTINGS)
     assert describe_base(mgm_parts)["language_model"] in str(caught.value)
     assert describe_base(other)["language_model"] in str(caught.value)
-    with pytest.raises(RecapError, match="trained on clip"):
+    with pytest.raises(RecapError, match="clip is .* was trained on"):
         swapped = replace(mgm_parts, clip=other.clip)
         merge_lora_weights(mgm_adapter, swapped, tmp_path / "out", SETTINGS)
 
@@ -223,7 +225,7 @@ def test_swapped_tokenizer_is_refused(mgm_parts, mgm_adapter, tmp_path):
     folder = shutil.copytree(mgm_parts.language_model, tmp_path / "gemma")
     text = (folder / "tokenizer.json").read_text()
     (folder / "tokenizer.json").write_text(text + "\n")
-    with pytest.raises(GateError, match="trained on tokenizer"):
+    with pytest.raises(GateError, match="tokenizer is .* was trained on"):
         check_adapter(mgm_adapter, replace(mgm_parts, language_model=folder))
 
 
@@ -250,8 +252,8 @@ def test_insane_alpha_and_unsupported_kinds_are_named(mgm_parts, adapter):
     path.write_text(json.dumps(config | {"lora_alpha": 1e6}))
     with pytest.raises(GateError, match="alpha / rank"):
         check_adapter(adapter, mgm_parts)
-    path.write_text(json.dumps(config | {"use_dora": True}))
-    with pytest.raises(GateError, match="use_dora is not supported"):
+    path.write_text(json.dumps(config | {"fan_in_fan_out": True}))
+    with pytest.raises(GateError, match="fan_in_fan_out is not supported"):
         check_adapter(adapter, mgm_parts)
     path.write_text(json.dumps(config | {"target_modules": ["q_proj"]}))
     with pytest.raises(GateError, match="expected LoRA on"):
