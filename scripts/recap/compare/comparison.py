@@ -7,8 +7,10 @@ from ..errors import GateError
 from ..hashing import sha256_file
 from ..io import read_json
 from ..settings import CompareSettings
+from .choices import caption_choice
 from .contrast import contrast_arms, summarize_arm
-from .inputs import ComparisonInputs
+from .controls import control_rows, control_warning
+from .inputs import ArmInputs, ComparisonInputs
 from .matching import check_contract
 from .scores import BenchmarkScores, load_scores
 from .significance import holm
@@ -80,16 +82,13 @@ def assemble(
         "notes": inputs.notes,
         "stand_ins": list(inputs.stand_ins),
         "reference": inputs.reference,
-        "arms": [
-            arm.model_dump(include={"arm", "description", "matched", "identical_to"})
-            for arm in inputs.arms
-        ],
+        "arms": [_arm(arm) for arm in inputs.arms],
         "seeds": list(inputs.seeds),
         "settings": settings.model_dump(),
         "simulated": False,
         "headline": "",
         "scope": scope_sentence(len(inputs.seeds)),
-        "warning": warning_text(inputs.stand_ins, inputs.notes, benchmarks),
+        "warning": _warning(inputs, benchmarks),
         "contract": {"ok": all(row["ok"] for row in contract), "rows": contract},
         "benchmarks": benchmarks,
         "comparisons": comparisons,
@@ -102,6 +101,19 @@ def assemble(
     return document
 
 
+def _arm(arm: ArmInputs) -> Row:
+    names = {"arm", "description", "matched", "identical_to", "compared_with"}
+    return {**arm.model_dump(include=names), "caption_choice": caption_choice(arm.decisions)}
+
+
+def _warning(inputs: ComparisonInputs, benchmarks: list[Row]) -> str:
+    parts = (
+        warning_text(inputs.stand_ins, inputs.notes, benchmarks),
+        control_warning(benchmarks),
+    )
+    return " ".join(part for part in parts if part)
+
+
 def _comparisons(
     inputs: ComparisonInputs, settings: CompareSettings, scores: dict[str, BenchmarkScores]
 ) -> list[Row]:
@@ -110,7 +122,7 @@ def _comparisons(
     rows = []
     for table in scores.values():
         for arm in inputs.challengers:
-            other = arm.identical_to or inputs.reference
+            other = inputs.opponent(arm)
             row = contrast_arms(table, arm.arm, other, settings, comparisons=family)
             row |= {"matched": arm.matched, "identical_pair": arm.identical_to is not None}
             rows.append(row)
@@ -162,6 +174,7 @@ def _benchmark(
         "images": scores.image_count,
         "noise_floor": _noise_floor(comparisons, scores.benchmark),
         "arms": arms,
+        "controls": control_rows(inputs, scores, settings),
     }
 
 

@@ -38,6 +38,13 @@ class ArmInputs(_Part):
     identical_to: str | None = Field(
         default=None, description="arm this one repeats on purpose: an A/A pair, the noise floor"
     )
+    compared_with: str | None = Field(
+        default=None,
+        description="random draw of the same size this arm is compared with, not the reference",
+    )
+    decisions: list[Path] = Field(
+        default=[], description="which caption each record got and why, one file a shard"
+    )
 
 
 class RunInputs(_Part):
@@ -60,6 +67,17 @@ class EvaluationInputs(_Part):
     benchmark: str
     score: Path = Field(description="score.json: accuracy in points, count, protocol")
     scores: Path = Field(description="scores.jsonl: one row a question")
+
+
+class ControlInputs(_Part):
+    """Answers of one run, or of no model at all, under a control condition."""
+
+    control: str = Field(description="`blank_image`, `shuffled_images` or `text_only_majority`")
+    benchmark: str
+    arm: str | None = Field(default=None, description="arm of the run; none if no model answered")
+    seed: int | None = Field(default=None, description="seed of the run; none without a model")
+    score: Path = Field(description="score.json of the control's answers")
+    scores: Path = Field(description="scores.jsonl of the control's answers")
 
 
 class BenchmarkInputs(_Part):
@@ -94,6 +112,9 @@ class ComparisonInputs(_Part):
     runs: list[RunInputs] = []
     benchmarks: list[BenchmarkInputs] = Field(min_length=1)
     evaluations: list[EvaluationInputs]
+    controls: list[ControlInputs] = Field(
+        default=[], description="the same questions with pictures that cannot help, or none"
+    )
     perf: list[PerfInputs] = []
     settings: dict[str, Any] = Field(
         default={}, description="resolved settings shown under provenance"
@@ -108,14 +129,19 @@ class ComparisonInputs(_Part):
         if self.reference not in names:
             raise ValueError(f"`reference` {self.reference} is not among `arms`: {names}")
         for arm in self.arms:
-            if arm.identical_to is not None and arm.identical_to not in names:
-                raise ValueError(f"arm {arm.arm}: `identical_to` {arm.identical_to} is no arm")
+            for key in ("identical_to", "compared_with"):
+                other = getattr(arm, key)
+                if other is not None and other not in names:
+                    raise ValueError(f"arm {arm.arm}: `{key}` {other} is no arm")
         keys = [(e.arm, e.seed, e.benchmark) for e in self.evaluations]
         wanted = [(a, s, b.name) for b in self.benchmarks for a in names for s in self.seeds]
         if sorted(keys) != sorted(wanted):
             missing = [k for k in wanted if k not in keys]
             extra = [k for k in keys if k not in wanted]
             raise ValueError(f"`evaluations` lack {missing} and have unexpected {extra}")
+        for item in self.controls:
+            if item.arm is not None and (item.arm, item.seed, item.benchmark) not in keys:
+                raise ValueError(f"control {item.control} of {item.arm} is of no evaluated run")
         return self
 
     @property
@@ -125,8 +151,16 @@ class ComparisonInputs(_Part):
 
     @property
     def challengers(self) -> list[ArmInputs]:
-        """Return the arms compared with the reference, in order."""
-        return [arm for arm in self.arms if arm.arm != self.reference]
+        """Return the arms that a comparison is about, in order.
+
+        A random draw that another arm is compared with has no comparison of its own.
+        """
+        draws = {arm.compared_with for arm in self.arms}
+        return [arm for arm in self.arms if arm.arm not in draws | {self.reference}]
+
+    def opponent(self, arm: ArmInputs) -> str:
+        """Return what an arm is compared with: twin, random draw, or the reference."""
+        return arm.identical_to or arm.compared_with or self.reference
 
     def evaluation(self, arm: str, seed: int, benchmark: str) -> EvaluationInputs:
         """Return the files of one run on one benchmark."""

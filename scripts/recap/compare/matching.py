@@ -4,6 +4,10 @@ Two arms may differ in the captions alone: same image ids in the same order,
 same question per id, same seeds, and in each stage the same settings, updates
 and batches; stage 2 also the same data. A fact that was not recorded counts
 as a violation, since nobody can show that it is equal.
+
+Two kinds of pairs differ in more on purpose. The arms of an A/A pair share the
+captions too, and their runs must *not* share a seed, or they would be copies. An
+arm and a random draw of the same size share everything but the records.
 """
 
 from collections.abc import Callable, Mapping
@@ -16,6 +20,10 @@ from .inputs import STAGES, ArmInputs, ComparisonInputs
 
 Facts = dict[str, Any]
 Manifest = Mapping[str, Any]
+
+_ORDER = tuple(f"{stage}.order" for stage in STAGES)
+_RECORDS = ("dataset.ids", "dataset.images", "dataset.questions", "pretrain.order")
+_CAPTIONS, _WEIGHT_SEEDS = "dataset.captions", "weight_seeds"
 
 _DATASET_FACTS: dict[str, tuple[str, Callable[[Manifest], Any]]] = {
     "records": ("records in the training set", lambda m: m["details"].get("records")),
@@ -53,10 +61,13 @@ def arm_facts(inputs: ComparisonInputs, arm: ArmInputs) -> dict[str, tuple[str, 
     manifest = read_manifest(arm.dataset_manifest) if arm.dataset_manifest is not None else None
     for name, (text, read) in _DATASET_FACTS.items():
         facts[f"dataset.{name}"] = (text, read(manifest) if manifest else None)
+    runs = sorted((run for run in inputs.runs if run.arm == arm.arm), key=lambda run: run.seed)
     if arm.identical_to is not None or arm.arm in {a.identical_to for a in inputs.arms}:
         captions = manifest["details"].get("captions_sha256") if manifest else None
-        facts["dataset.captions"] = ("captions of an A/A pair", captions)
-    runs = sorted((run for run in inputs.runs if run.arm == arm.arm), key=lambda run: run.seed)
+        facts[_CAPTIONS] = ("captions of an A/A pair", captions)
+        given = [read_manifest(path).get("seed") for run in runs for path in run.manifests.values()]
+        found = sorted({seed for seed in given if seed is not None})
+        facts[_WEIGHT_SEEDS] = ("seeds of an A/A pair, none in common", found or None)
     facts["seeds"] = ("training seeds", [run.seed for run in runs] or None)
     for stage in STAGES:
         manifests = [read_manifest(run.manifests[stage]) for run in runs if stage in run.manifests]
@@ -87,10 +98,10 @@ def check_contract(inputs: ComparisonInputs) -> list[dict[str, Any]]:
     facts = {arm.arm: arm_facts(inputs, arm) for arm in inputs.arms}
     rows = []
     for arm in inputs.challengers:
-        other = arm.identical_to or inputs.reference
+        other = inputs.opponent(arm)
         for fact, (text, value) in facts[arm.arm].items():
             reference_value = facts[other].get(fact, (text, None))[1]
-            if fact == "dataset.captions" and arm.identical_to is None:
+            if fact in _free_facts(arm):
                 continue
             rows.append(
                 {
@@ -100,15 +111,29 @@ def check_contract(inputs: ComparisonInputs) -> list[dict[str, Any]]:
                     "description": text,
                     "reference_value": reference_value,
                     "value": value,
-                    "ok": value is not None and value == reference_value,
+                    "ok": _holds(fact, value, reference_value),
                 }
             )
     _require(inputs, rows)
     return rows
 
 
+def _free_facts(arm: ArmInputs) -> tuple[str, ...]:
+    """Return the facts in which an arm may differ from what it is compared with."""
+    if arm.identical_to is not None:
+        return _ORDER
+    own = _RECORDS if arm.compared_with is not None else ()
+    return (*own, _CAPTIONS, _WEIGHT_SEEDS)
+
+
+def _holds(fact: str, value: Any, other: Any) -> bool:
+    if value is None or other is None:
+        return False
+    return not set(value) & set(other) if fact == _WEIGHT_SEEDS else bool(value == other)
+
+
 def _require(inputs: ComparisonInputs, rows: list[dict[str, Any]]) -> None:
-    declared = {arm.arm for arm in inputs.arms if not arm.matched}
+    declared = {arm.arm for arm in inputs.arms if not arm.matched and arm.compared_with is None}
     broken = [row for row in rows if not row["ok"] and row["arm"] not in declared]
     if not broken:
         return

@@ -101,6 +101,12 @@ def _question(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def read_rows(path: Path) -> dict[Key, dict[str, Any]]:
+    """Return a score file's rows by (question id, question), in its order.
+
+    Raises:
+        RecapError: at the first row that is malformed or there twice.
+        GateError: if there is no row.
+    """
     rows: dict[Key, dict[str, Any]] = {}
     for number, row in enumerate(read_jsonl(path), start=1):
         missing = [name for name in _NEEDED if name not in row]

@@ -136,18 +136,25 @@ def headline(document: Mapping[str, Any]) -> str:
     if not found:
         effects = [row["minimum_detectable_effect"] for row in rows]
         return (
-            f"None of {len(rows)} comparisons with {reference} is distinguishable at minimum "
+            f"None of {len(rows)} comparisons with {_opponents(rows)} is distinguishable at minimum "
             f"detectable effects of {points(min(effects))} to {points(max(effects))} points."
         )
     groups: dict[tuple[str, str], list[str]] = {}
     for row in found:
         difference = points(row["difference"], sign=True)
         size = f"{difference} points, {level} {interval_text(row['interval'])}"
-        groups.setdefault((row["arm"], row["verdict"]), []).append(f"{row['benchmark']} ({size})")
+        # A drawn sample of the same size stands in for the reference of some arms.
+        other = "" if row["reference"] == reference else f", against {row['reference']},"
+        name = f"{row['arm']}{other}"
+        groups.setdefault((name, row["verdict"]), []).append(f"{row['benchmark']} ({size})")
     parts = [f"{arm} is {verdict} on {_and(names)}" for (arm, verdict), names in groups.items()]
     rest = len(rows) - len(found)
     tail = f"; {rest} of {len(rows)} comparisons are not distinguishable" if rest else ""
     return f"Compared with {reference}: {'; '.join(parts)}{tail}."
+
+
+def _opponents(rows: Sequence[Mapping[str, Any]]) -> str:
+    return _and(list(dict.fromkeys(row["reference"] for row in rows)))
 
 
 def _and(names: Sequence[str]) -> str:

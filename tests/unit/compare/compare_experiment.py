@@ -164,7 +164,7 @@ class Experiment:
             run["telemetry"][stage] = str(self._jsonl(f"{folder}/{stage}/telemetry.jsonl", rows))
             manifest = {
                 "stage": "train",
-                "seed": seed,
+                "seed": seed + 1000 * (arm == "baseline_twin"),
                 "settings": {"global_batch_size": 8, "micro_batch_size": 2, "learning_rate": 1e-3},
                 "counts": {"updates": updates, "samples": 8 * updates},
                 "inputs": {"data": {"sha256": digest_json(stage)}},
