@@ -93,7 +93,12 @@ class BaseModelRow(Settings):
     convnext: str = Field(description="row of the models sheet: the auxiliary tower")
     conversation: str = Field(description="conversation template")
     image_size_aux: int = Field(ge=32, description="side of the auxiliary image in pixels")
-    image_grid: int = Field(1, ge=1, description="crops a side that the query tower sees")
+    image_grid: int = Field(
+        1,
+        ge=1,
+        description="crops a side that the query tower sees; each has as many tokens as a whole "
+        "image, so that the stages' max_length must grow too",
+    )
     image_global: bool = Field(
         False, description="show the query tower the whole image besides the crops"
     )
