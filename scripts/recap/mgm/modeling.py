@@ -258,8 +258,9 @@ class MGMForCausalLM(PreTrainedModel):
         attention_mask: torch.Tensor,
         image_features: torch.Tensor | None = None,
         images_aux: torch.Tensor | None = None,
+        *,
+        eos_token_ids: tuple[int, ...],
         max_new_tokens: int = 16,
-        eos_token_ids: tuple[int, ...] = (1, 107),
     ) -> list[list[int]]:
         """Answer a batch of prompts greedily.
 
@@ -268,8 +269,8 @@ class MGMForCausalLM(PreTrainedModel):
             attention_mask: (B, L), non-zero at real tokens.
             image_features: see :meth:`forward`.
             images_aux: see :meth:`forward`.
+            eos_token_ids: ids that end an answer, see :func:`conversation.stop_token_ids`.
             max_new_tokens: longest answer in tokens.
-            eos_token_ids: ids that end an answer.
 
         Returns:
             The new token ids of each prompt, the ending one included.

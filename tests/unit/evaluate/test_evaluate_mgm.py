@@ -109,7 +109,7 @@ def test_the_runner_gives_what_the_model_gives_one_question_at_a_time(
         if row["image"] is not None:
             images = preprocess(Image.open(world / "images" / row["image"]), "pad")[None]
         (tokens,) = model.generate_answers(
-            ids, torch.ones_like(ids), images_aux=images, max_new_tokens=6
+            ids, torch.ones_like(ids), images_aux=images, max_new_tokens=6, eos_token_ids=(1, 107)
         )
         assert tokenizer.decode(tokens, skip_special_tokens=True).strip() == given
 

@@ -230,12 +230,14 @@ def test_answers_do_not_depend_on_the_batch_or_its_padding(hd_model, mgm_tokeniz
     ids = torch.tensor([[0] * (longest - len(row)) + row for row in rows])
     mask = torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in rows])
     images = pictures(2, seed=3)
-    together = hd_model.generate_answers(ids, mask, images_aux=images, max_new_tokens=6)
+    together = hd_model.generate_answers(
+        ids, mask, images_aux=images, max_new_tokens=6, eos_token_ids=(1, 107)
+    )
     for index, (row, picture) in enumerate(zip(rows, (0, None, 1), strict=True)):
         alone = None if picture is None else images[picture : picture + 1]
         one = torch.tensor([row])
         single = hd_model.generate_answers(
-            one, torch.ones_like(one), images_aux=alone, max_new_tokens=6
+            one, torch.ones_like(one), images_aux=alone, max_new_tokens=6, eos_token_ids=(1, 107)
         )
         assert single[0] == together[index]
 

@@ -263,13 +263,17 @@ def test_answers_do_not_depend_on_the_batch(mgm_model, mgm_tokenizer):
     texts = ["<image>\nWhat is it?", "Hello", "<image>\na much longer question, is it not?", "b"]
     ids, mask = prompts(mgm_tokenizer, *texts)
     pictures = images(2)
-    together = mgm_model.generate_answers(ids, mask, images_aux=pictures, max_new_tokens=12)
+    together = mgm_model.generate_answers(
+        ids, mask, images_aux=pictures, max_new_tokens=12, eos_token_ids=(1, 107)
+    )
     used = 0
     for index, text in enumerate(texts):
         alone = pictures[used : used + 1] if "<image>" in text else None
         used += alone is not None
         row, ones = prompts(mgm_tokenizer, text)
-        single = mgm_model.generate_answers(row, ones, images_aux=alone, max_new_tokens=12)
+        single = mgm_model.generate_answers(
+            row, ones, images_aux=alone, max_new_tokens=12, eos_token_ids=(1, 107)
+        )
         assert single[0] == together[index]
     assert len({tuple(answer) for answer in together}) > 1
 
@@ -277,7 +281,9 @@ def test_answers_do_not_depend_on_the_batch(mgm_model, mgm_tokenizer):
 def test_greedy_equals_the_argmax_of_full_passes(mgm_model, mgm_tokenizer):
     ids, mask = prompts(mgm_tokenizer, "<image>\nWhat is it?")
     features = mgm_model.encode_images(images(1))
-    answer = mgm_model.generate_answers(ids, mask, image_features=features, max_new_tokens=8)[0]
+    answer = mgm_model.generate_answers(
+        ids, mask, image_features=features, max_new_tokens=8, eos_token_ids=(1, 107)
+    )[0]
     for token in answer:
         logits = mgm_model(ids, torch.ones_like(ids), image_features=features).logits
         assert logits[0, -1].argmax().item() == token
@@ -286,7 +292,9 @@ def test_greedy_equals_the_argmax_of_full_passes(mgm_model, mgm_tokenizer):
 
 def test_decoding_ends_at_any_end_token(mgm_model, mgm_tokenizer):
     ids, mask = prompts(mgm_tokenizer, "<image>\nWhat is it?", "Hello")
-    free = mgm_model.generate_answers(ids, mask, images_aux=images(1), max_new_tokens=12)
+    free = mgm_model.generate_answers(
+        ids, mask, images_aux=images(1), max_new_tokens=12, eos_token_ids=(1, 107)
+    )
     end = free[0][-1]
     stopped = mgm_model.generate_answers(
         ids, mask, images_aux=images(1), max_new_tokens=12, eos_token_ids=(end,)
