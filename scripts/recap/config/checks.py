@@ -8,6 +8,7 @@ from pydantic import ValidationError
 from ..curate.recipe import resolve_recipe
 from ..errors import RecapError
 from ..evaluate.protocol import BenchmarkProtocol
+from ..mgm.templates import TEMPLATES
 from ..settings import explain
 
 if TYPE_CHECKING:
@@ -80,14 +81,13 @@ def _check_match(experiment: "Experiment", name: str) -> None:
 
 def _check_models(experiment: "Experiment") -> None:
     config, base = experiment.config, experiment.base_model
+    sheet = f"{config.sheets.base_models}: {config.base_model}"
+    if base.conversation not in TEMPLATES:
+        _fail(sheet, f"no template `{base.conversation}`; known: {', '.join(sorted(TEMPLATES))}")
     wanted = [
-        (
-            f"{config.sheets.base_models}: {config.base_model}",
-            base.language_model,
-            "language_model",
-        ),
-        (f"{config.sheets.base_models}: {config.base_model}", base.clip, "clip"),
-        (f"{config.sheets.base_models}: {config.base_model}", base.convnext, "convnext"),
+        (sheet, base.language_model, "language_model"),
+        (sheet, base.clip, "clip"),
+        (sheet, base.convnext, "convnext"),
     ]
     wanted += [(f"arm {n}", a.captioner, "captioner") for n, a in experiment.arms.items()]
     wanted += [

@@ -173,3 +173,20 @@ def test_conda_environments_pin_what_the_lock_pins():
         for requirement in environment["dependencies"][-1]["pip"]:
             name, version = requirement.split("==")
             assert pins[name] == version, f"{path}: {name}"
+
+
+@pytest.mark.parametrize("base", ["mgm-7b", "mgm-13b", "mgm-8b", "mgm-7b-mistral"])
+def test_larger_base_models_name_models_and_templates_that_exist(base):
+    found = load_experiment(raw_config("demo") | {"base_model": base})
+    row = found.models[found.base_model.language_model]
+    assert (row.role, row.source) == ("language_model", "modelscope")
+    assert row.licence
+
+
+def test_unknown_template_lists_the_known_ones(tmp_path):
+    raw = raw_config("demo") | {"base_model": "mgm-7b"}
+    sheet = tmp_path / "base_models.tsv"
+    sheet.write_text(Path("config/base_models.tsv").read_text().replace("vicuna_v1", "vicuna"))
+    raw["sheets"]["base_models"] = str(sheet)
+    with pytest.raises(RecapError, match="no template `vicuna`; known: gemma, llama_3"):
+        load_experiment(raw)

@@ -280,3 +280,19 @@ def test_runner_answers_in_the_checkpoint_s_template(
         assert loaded.decode(tokens, skip_special_tokens=True).strip() == text
     with pytest.raises(RecapError, match="leave --conv-mode out"):
         run(conv_mode="gemma")
+
+
+def test_rotary_frequencies_in_old_files_are_passed_over(parts, tmp_path):
+    import shutil
+    from dataclasses import replace
+
+    from safetensors.torch import load_file, save_file
+
+    from recap.mgm.checkpoint import build_model
+
+    folder = shutil.copytree(parts.language_model, tmp_path / "old")
+    tensors = load_file(folder / "model.safetensors")
+    tensors["model.layers.0.self_attn.rotary_emb.inv_freq"] = torch.ones(16)
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    model = build_model(replace(parts, language_model=folder), dtype="float32", seed=0)
+    assert not any("inv_freq" in name for name in model.state_dict())
