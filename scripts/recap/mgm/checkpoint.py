@@ -1,7 +1,6 @@
 """Building, saving and loading models, projectors and adapters in upstream's files."""
 
 import shutil
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from .adapters import (
     save_adapter,
     save_projector,
 )
+from .checkpoint_files import check_sources, load_finite, open_checkpoint
 from .configuration import config_from_disk, config_from_parts, config_to_disk
 from .loading import assemble, quiet_transformers
 from .modeling import MGMForCausalLM
@@ -26,12 +26,11 @@ from .names import (
     CLIP_PREFIX,
     CONVNEXT_PREFIX,
     checkpoint_state,
-    compare_names,
-    expected_shapes,
 )
 from .openclip import open_convnext, weights_file
 from .parts import ModelParts
 from .processing import ImagePreprocessor
+from .provenance import recorded_base, verify_checkpoint
 
 __all__ = [
     "base_sources",
@@ -146,17 +145,19 @@ def load_tokenizer(path: str | Path) -> Any:
 def describe_base(parts: ModelParts) -> dict[str, str]:
     """Return the fingerprints an adapter is bound to: weights of each part, and tokenizer."""
     convnext = files.open_tensor_file(weights_file(parts.convnext))
-    tokenizer = {
-        name: sha256_file(parts.language_model / name)
-        for name in ("tokenizer.json", "tokenizer.model")
-        if (parts.language_model / name).is_file()
-    }
     return {
         "language_model": files.fingerprint(files.open_model_folder(parts.language_model)),
         "clip": files.fingerprint(files.open_model_folder(parts.clip)),
         "convnext": files.fingerprint(convnext),
-        "tokenizer": digest_json(tokenizer),
+        "tokenizer": tokenizer_fingerprint(parts.language_model),
     }
+
+
+def tokenizer_fingerprint(folder: Path) -> str:
+    """Return one hash over the files that define a folder's tokenizer."""
+    names = ("tokenizer.json", "tokenizer.model")
+    found = {name: sha256_file(folder / name) for name in names if (folder / name).is_file()}
+    return digest_json(found)
 
 
 def save_checkpoint(
@@ -188,7 +189,13 @@ def write_side_files(config: Any, tokenizer_dir: Path, out: Path, dtype: str) ->
 
 
 def load_checkpoint(
-    path: str | Path, *, dtype: str, device: str = "cpu"
+    path: str | Path,
+    *,
+    dtype: str,
+    device: str = "cpu",
+    clip: str | Path | None = None,
+    convnext: str | Path | None = None,
+    verify: bool = False,
 ) -> tuple[MGMForCausalLM, Any]:
     """Load a full checkpoint and its tokenizer from one folder.
 
@@ -196,38 +203,39 @@ def load_checkpoint(
         path: the folder.
         dtype: type to compute in; weights are cast.
         device: where to put the model.
+        clip: folder of the CLIP tower, for a checkpoint that upstream wrote.
+        convnext: folder of the ConvNeXt tower, for the same.
+        verify: whether to hold each tensor against the manifest's hashes first.
 
     Returns:
         Model in evaluation mode, and tokenizer.
 
     Raises:
-        RecapError: if tensors are missing, surplus, of another shape, or a file is broken.
+        RecapError: if tensors are missing, surplus, of another shape or not
+            finite, a file is broken, or the tokenizer is not the model's.
     """
-    config = config_from_disk(path)
-    sources = files.open_model_folder(path)
-    check_sources(path, sources, expected_shapes(config))
+    config = config_from_disk(path, clip=clip, convnext=convnext)
+    sources = open_checkpoint(path, config)
+    tokenizer = load_tokenizer(path)
+    _require_own_tokenizer(path, tokenizer, config.vocab_size)
+    if verify:
+        verify_checkpoint(path)
     kind = files.torch_dtype(dtype)
-    state = {name: source.load().to(kind) for name, source in sources.items()}
+    state = {name: load_finite(path, name, source).to(kind) for name, source in sources.items()}
     model = assemble(config, state, kind)
-    return model.to(device), load_tokenizer(path)  # type: ignore[arg-type]
+    return model.to(device), tokenizer  # type: ignore[arg-type]
 
 
-def check_sources(
-    where: str | Path,
-    sources: Mapping[str, files.TensorSource],
-    wanted: Mapping[str, tuple[int, ...]],
-) -> None:
-    """Compare names and shapes with what a model needs.
-
-    Raises:
-        RecapError: naming the first differences.
-    """
-    difference = compare_names(sources, wanted)
-    if difference:
-        raise RecapError(f"{where}: tensors do not match the configuration: {difference}")
-    for name, shape in wanted.items():
-        if sources[name].shape != shape:
-            raise RecapError(
-                f"{where}: {name} has shape {sources[name].shape}, but the configuration asks "
-                f"for {shape}"
-            )
+def _require_own_tokenizer(path: str | Path, tokenizer: Any, vocabulary: int) -> None:
+    if len(tokenizer) > vocabulary:
+        raise RecapError(
+            f"{path}: the tokenizer has {len(tokenizer)} entries, the embedding {vocabulary} "
+            "rows; restore the tokenizer the model was trained with"
+        )
+    recorded = (recorded_base(path) or {}).get("tokenizer")
+    found = tokenizer_fingerprint(Path(path))
+    if recorded is not None and recorded != found:
+        raise RecapError(
+            f"{path}: the tokenizer's fingerprint is {found}, but the model was trained with "
+            f"{recorded}; restore the tokenizer's files"
+        )

@@ -16,6 +16,8 @@ from ..io import read_json
 from .openclip import read_convnext_size
 from .parts import ModelParts
 from .processing import ImagePreprocessor
+from .provenance import SECTION_KEY, read_section
+from .upstream_config import section_from_towers
 
 MODEL_TYPES = {"gemma": "mgm_gemma", "llama": "mgm", "mistral": "mgm_mistral"}
 ARCHITECTURES = {
@@ -48,7 +50,6 @@ MM_DEFAULTS: dict[str, Any] = {
     "tokenizer_padding_side": "right",
     "tokenizer_model_max_length": 2048,
 }
-_RECAP_KEY = "recap"
 # settings of the library that say nothing about the model
 _OMITTED = {
     "_name_or_path",
@@ -66,6 +67,8 @@ _OMITTED = {
     "is_encoder_decoder",
 }
 _VISION_OMITTED = _OMITTED - {"model_type"}
+# keys of a checkpoint's config.json that do not configure the language model
+_NOT_TEXT = _OMITTED | {SECTION_KEY, "torch_dtype", "use_cache"}
 
 
 class MGMConfig(PreTrainedConfig):
@@ -202,7 +205,7 @@ def config_to_disk(config: MGMConfig, dtype: str) -> dict[str, Any]:
         "model_type": MODEL_TYPES.get(kind, f"mgm_{kind}"),
         "torch_dtype": dtype,
         "use_cache": True,
-        _RECAP_KEY: {
+        SECTION_KEY: {
             "text_model_type": kind,
             "vision_config": {k: v for k, v in vision.items() if k not in _VISION_OMITTED},
             "convnext": config.convnext,
@@ -214,23 +217,25 @@ def config_to_disk(config: MGMConfig, dtype: str) -> dict[str, Any]:
     return dict(sorted(flat.items()))
 
 
-def config_from_disk(folder: str | Path) -> MGMConfig:
-    """Read the configuration of a full checkpoint.
+def config_from_disk(
+    folder: str | Path, *, clip: str | Path | None = None, convnext: str | Path | None = None
+) -> MGMConfig:
+    """Read the configuration of a full checkpoint, this library's or upstream's.
+
+    Args:
+        folder: the checkpoint.
+        clip: folder of the CLIP tower, for a checkpoint that upstream wrote; by
+            default the one its ``config.json`` names.
+        convnext: the same of the ConvNeXt tower.
 
     Raises:
-        RecapError: if ``config.json`` is not one that this library wrote.
+        RecapError: if the file is missing, or the towers' folders are not found.
     """
     path = Path(folder) / "config.json"
     flat = copy.deepcopy(read_json(path))
-    ours = flat.pop(_RECAP_KEY, None)
-    if not isinstance(ours, dict):
-        raise RecapError(
-            f"{path} has no {_RECAP_KEY!r} section with the towers' configurations; write the "
-            "checkpoint with merge_lora_weights.py"
-        )
+    ours = read_section(folder) or section_from_towers(path, flat, clip, convnext)
+    flat = {key: value for key, value in flat.items() if key not in _NOT_TEXT}
     settings = {name: flat.pop(name) for name in MM_DEFAULTS if name in flat}
-    for name in ("architectures", "model_type", "torch_dtype", "use_cache"):
-        flat.pop(name, None)
     theta, scaling = flat.pop("rope_theta", None), flat.pop("rope_scaling", None)
     if theta is not None:
         flat["rope_parameters"] = {"rope_type": "default", "rope_theta": theta} | (scaling or {})

@@ -3,9 +3,11 @@
 import hashlib
 import json
 import re
+import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -88,7 +90,9 @@ def _open_safetensors(file: Path) -> dict[str, TensorSource]:
             slices = {name: archive.get_slice(name) for name in archive.keys()}  # noqa: SIM118
             kinds = {name: (tuple(s.get_shape()), s.get_dtype()) for name, s in slices.items()}
     except (SafetensorError, OSError) as error:
-        raise RecapError(f"{file} is not a whole safetensors file: {error}") from error
+        raise RecapError(
+            f"{file} is not a whole safetensors file: {error}; copy it again"
+        ) from error
 
     def read(name: str) -> torch.Tensor:
         with safe_open(file, framework="pt") as archive:
@@ -114,11 +118,13 @@ def _safetensors_dtype(file: Path, kind: str) -> torch.dtype:
 
 def _read_pickle(file: Path) -> dict[str, torch.Tensor]:
     try:
-        values = torch.load(file, map_location="cpu", weights_only=True)
+        # mapped, not read: a shard's tensors come into memory one by one
+        mapped = zipfile.is_zipfile(file)
+        values = torch.load(file, map_location="cpu", weights_only=True, mmap=mapped)
     except Exception as error:
         raise RecapError(
             f"{file} cannot be read as a file of tensors (truncated, or it holds code, which is "
-            f"refused): {error}"
+            f"refused); copy it again or save it as safetensors: {error}"
         ) from error
     if not isinstance(values, dict) or not all(
         isinstance(v, torch.Tensor) for v in values.values()
@@ -150,17 +156,50 @@ def open_model_folder(folder: str | Path) -> dict[str, TensorSource]:
 
 
 def _open_shards(root: Path, index: Path) -> dict[str, TensorSource]:
-    weight_map: dict[str, str] = read_json(index).get("weight_map", {})
+    weight_map = _read_weight_map(index)
     sources: dict[str, TensorSource] = {}
     for shard in sorted(set(weight_map.values())):
-        sources |= open_tensor_file(root / shard)
-    if set(sources) != set(weight_map):
-        missing, extra = set(weight_map) - set(sources), set(sources) - set(weight_map)
-        raise RecapError(
-            f"{index} and its shards disagree: missing {sorted(missing)[:3]}, "
-            f"not listed {sorted(extra)[:3]}"
-        )
+        listed = {name for name, file in weight_map.items() if file == shard}
+        if not (root / shard).is_file():
+            raise RecapError(
+                f"{root / shard} does not exist, but {index.name} places {len(listed)} tensors in "
+                f"it, {min(listed)} among them; copy the missing shard"
+            )
+        found = open_tensor_file(root / shard)
+        missing, extra = sorted(listed - set(found)), sorted(set(found) - listed)
+        if missing or extra:
+            raise RecapError(
+                f"{index} and {shard} disagree: missing {missing[:3]}, not listed {extra[:3]}; "
+                "index and shards come from different saves, copy all of them again"
+            )
+        sources |= found
     return sources
+
+
+def _read_weight_map(index: Path) -> dict[str, str]:
+    document = read_json(index)
+    weight_map = document.get("weight_map") if isinstance(document, dict) else None
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise RecapError(f"{index} has no weight_map; it is not an index of shards")
+    for name, shard in weight_map.items():
+        if not isinstance(shard, str) or Path(shard).name != shard:
+            raise RecapError(f"{index} places {name} in {shard!r}, which is not a file beside it")
+    return weight_map
+
+
+def require_filled(where: str | Path, sources: Mapping[str, TensorSource]) -> None:
+    """Refuse tensors without elements.
+
+    Raises:
+        RecapError: naming the first of them.
+    """
+    empty = sorted(name for name, source in sources.items() if not source.nbytes)
+    if empty:
+        raise RecapError(
+            f"{where}: {empty[0]} has no elements (shape {sources[empty[0]].shape}; "
+            f"{len(empty)} such tensors): a ZeRO-3 run saved its placeholders instead of the "
+            "weights; gather them before saving"
+        )
 
 
 def parse_size(text: str) -> int:
@@ -189,31 +228,49 @@ def plan_shards(sources: Mapping[str, TensorSource], limit: int) -> list[list[st
 
 
 def write_sharded(
-    sources: Mapping[str, TensorSource], folder: str | Path, max_shard_size: str
-) -> list[Path]:
+    sources: Mapping[str, TensorSource],
+    folder: str | Path,
+    max_shard_size: str,
+    *,
+    min_shards: int = 1,
+) -> dict[str, dict[str, Any]]:
     """Write ``model-0000i-of-0000n.safetensors`` and the index, a shard in memory at a time.
 
     Args:
         sources: tensors in the order they are to be distributed.
         folder: where; created if need be.
         max_shard_size: such as ``5GB``.
+        min_shards: write at least that many files, smaller ones if need be.
 
     Returns:
-        The files written, index last.
+        What :func:`describe_tensor` says of each tensor, and its ``file``.
     """
     root = Path(folder)
-    shards = plan_shards(sources, parse_size(max_shard_size))
-    weight_map: dict[str, str] = {}
-    files = []
+    total = sum(source.nbytes for source in sources.values())
+    limit = parse_size(max_shard_size)
+    if min_shards > 1:
+        limit = min(limit, max(1, total // min_shards))
+    shards = plan_shards(sources, limit)
+    table: dict[str, dict[str, Any]] = {}
     for number, names in enumerate(shards, start=1):
         file = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
-        write_safetensors(root / file, {name: sources[name].load() for name in names})
-        weight_map |= dict.fromkeys(names, file)
-        files.append(root / file)
-    total = sum(source.nbytes for source in sources.values())
-    index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))}
+        tensors = {name: sources[name].load() for name in names}
+        write_safetensors(root / file, tensors)
+        table |= {name: {"file": file, **describe_tensor(t)} for name, t in tensors.items()}
+    weight_map = {name: table[name]["file"] for name in sorted(table)}
+    index = {"metadata": {"total_size": total}, "weight_map": weight_map}
     write_json(root / INDEX_FILE, index)
-    return [*files, root / INDEX_FILE]
+    return table
+
+
+def describe_tensor(tensor: torch.Tensor) -> dict[str, Any]:
+    """Return type, shape and the SHA-256 of the bytes (little-endian, row-major)."""
+    plain = tensor.detach().cpu().contiguous()
+    return {
+        "dtype": str(plain.dtype).removeprefix("torch."),
+        "shape": list(plain.shape),
+        "sha256": hashlib.sha256(plain.flatten().view(torch.uint8).numpy().data).hexdigest(),
+    }
 
 
 def iter_digests(sources: Mapping[str, TensorSource]) -> Iterator[tuple[str, str]]:
