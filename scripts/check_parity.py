@@ -2,8 +2,9 @@
 
 import argparse
 from pathlib import Path
+from typing import Any
 
-from recap.cli import make_parser, parse_settings, run_cli
+from recap.cli import add_json_option, make_parser, parse_settings, run_cli
 from recap.mgm.options import add_parts_options, parts_from_args
 from recap.settings import MergeSettings
 
@@ -14,7 +15,7 @@ def parser() -> argparse.ArgumentParser:
         "Compare a merged MGM with base and adapter on image prompts, a blank picture and text "
         "alone: weights, logits and greedy tokens. A difference ends with 3 and names the module.",
         "check_parity.py --merged runs/a/merged --adapter runs/a/adapter "
-        "--language-model models/gemma-2b-it --clip models/clip --convnext models/convnext "
+        "--base models/gemma-2b-it --clip models/clip --convnext models/convnext "
         "--images-root textvqa/images --questions textvqa/questions.jsonl "
         """--settings '{"dtype": "bfloat16"}' --out runs/a/parity.json""",
     )
@@ -28,16 +29,17 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument("--settings", default="{}", help="MergeSettings as JSON or a file")
     options.add_argument("--out", type=Path, required=True, help="JSON report")
     options.add_argument("--device", help="where to compute; a GPU if there is one")
+    add_json_option(options)
     return options
 
 
-def main(args: argparse.Namespace) -> None:
+def main(args: argparse.Namespace) -> dict[str, Any]:
     """Run the gate."""
     import torch
 
     from recap.mgm.parity import check_parity
 
-    check_parity(
+    return check_parity(
         args.merged,
         args.adapter,
         parts_from_args(args),

@@ -2,8 +2,9 @@
 
 import argparse
 from pathlib import Path
+from typing import Any
 
-from recap.cli import make_parser, parse_settings, run_cli
+from recap.cli import add_json_option, make_parser, parse_settings, run_cli
 from recap.mgm.options import add_parts_options, parts_from_args
 from recap.settings import MergeSettings
 
@@ -11,27 +12,35 @@ from recap.settings import MergeSettings
 def parser() -> argparse.ArgumentParser:
     """Return the command line."""
     options = make_parser(
-        "Merge a LoRA adapter of MGM into its base: W + (alpha / r) B A, summed in float32 and "
-        "rounded once.",
-        "merge_lora_weights.py --lora-path runs/a/adapter --language-model models/gemma-2b-it "
-        "--clip models/clip --convnext models/convnext --output-path runs/a/merged "
+        "Merge a LoRA, rsLoRA or DoRA adapter of MGM into its base: W + scale B A, for DoRA with "
+        "its rows' lengths, computed in float32 and rounded once. The adapter is checked first; "
+        "one that does not fit ends with 2.",
+        "merge_lora_weights.py --model-path runs/a/adapter --model-base models/gemma-2b-it "
+        "--clip models/clip --convnext models/convnext --save-model-path runs/a/merged "
         """--settings '{"dtype": "bfloat16"}' --report runs/a/merge_report.json""",
     )
-    options.add_argument("--lora-path", type=Path, required=True, help="folder of the adapter")
+    options.add_argument(
+        "--lora-path", "--model-path", type=Path, required=True, help="folder of the adapter"
+    )
     add_parts_options(options)
     options.add_argument(
-        "--output-path", type=Path, required=True, help="folder to write: absent, empty or a merge"
+        "--output-path",
+        "--save-model-path",
+        type=Path,
+        required=True,
+        help="folder to write: absent, empty or a merge",
     )
     options.add_argument("--settings", default="{}", help="MergeSettings as JSON or a file")
     options.add_argument("--report", type=Path, help="JSON with the change of each module")
+    add_json_option(options)
     return options
 
 
-def main(args: argparse.Namespace) -> None:
+def main(args: argparse.Namespace) -> dict[str, Any]:
     """Run the merge."""
     from recap.mgm.merge import merge_lora_weights
 
-    merge_lora_weights(
+    return merge_lora_weights(
         args.lora_path,
         parts_from_args(args),
         args.output_path,

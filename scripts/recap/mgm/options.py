@@ -10,7 +10,12 @@ from .parts import ModelParts
 def add_parts_options(options: argparse.ArgumentParser) -> None:
     """Add the folders of the base and what goes with them."""
     options.add_argument(
-        "--language-model", type=Path, required=True, help="folder of the language model"
+        "--language-model",
+        "--base",
+        "--model-base",
+        type=Path,
+        required=True,
+        help="folder of the language model, unquantised",
     )
     options.add_argument("--clip", type=Path, required=True, help="folder of the CLIP tower")
     options.add_argument(
