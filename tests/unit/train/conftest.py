@@ -22,11 +22,16 @@ QUESTIONS = ("What is this?", "Describe the image concisely.")
 class World:
     """Paths of models, images and training sets, and the command line that uses them."""
 
-    def __init__(self, root: Path, samples: int = 32) -> None:
+    def __init__(self, root: Path, samples: int = 32, conversation: str = "gemma") -> None:
         self.root = root
         self.images = root / "images"
         parts = write_micro_parts(
-            root / "models", words=COLORS, hidden_size=64, layers=2, dims=(8, 16, 24, 32)
+            root / "models",
+            words=COLORS,
+            hidden_size=64,
+            layers=2,
+            dims=(8, 16, 24, 32),
+            conversation=conversation,
         )
         self.parts: ModelParts = replace(parts, image_size_aux=64)
         self.images.mkdir()
@@ -83,6 +88,7 @@ class World:
             *("--language-model", str(self.parts.language_model), "--clip", str(self.parts.clip)),
             *("--convnext", str(self.parts.convnext)),
             *("--image-size-aux", str(self.parts.image_size_aux)),
+            *("--conversation", self.parts.conversation),
             *("--settings", json.dumps(settings), "--seed", "3"),
             *("--state-dir", str(out / "state"), "--out-dir", str(out / "result")),
             *("--perf", str(out / "perf.json"), *more),
