@@ -19,7 +19,7 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("--answers", type=Path, required=True, help="merged answer file")
     result.add_argument("--annotations", type=Path, required=True, help="annotation file or folder")
     result.add_argument("--questions", type=Path, help="question file, where scoring needs it")
-    result.add_argument("--controls", type=Path, nargs="*", default=[], help="control answers")
+    result.add_argument("--real-answers", type=Path, help="of a control: the model's real answers")
     result.add_argument("--out", type=Path, required=True, help="score document to write")
     result.add_argument("--per-question", type=Path, required=True, help="score rows to write")
     return result
@@ -39,7 +39,7 @@ def main(args: argparse.Namespace) -> None:
         args.out,
         args.per_question,
         args.questions,
-        args.controls,
+        args.real_answers,
     )
 
 

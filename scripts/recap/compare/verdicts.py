@@ -136,8 +136,9 @@ def headline(document: Mapping[str, Any]) -> str:
     if not found:
         effects = [row["minimum_detectable_effect"] for row in rows]
         return (
-            f"None of {len(rows)} comparisons with {_opponents(rows)} is distinguishable at minimum "
-            f"detectable effects of {points(min(effects))} to {points(max(effects))} points."
+            f"None of {len(rows)} comparisons with {_opponents(rows)} is "
+            f"distinguishable at minimum detectable effects of {points(min(effects))} to "
+            f"{points(max(effects))} points."
         )
     groups: dict[tuple[str, str], list[str]] = {}
     for row in found:

@@ -104,8 +104,8 @@ def compare_with_control(
         path: the control's file, for messages.
 
     Returns:
-        ``control``, ``same_answers``, ``same_share``, and ``image_ignored``:
-        whether not one answer depends on the picture.
+        ``same_answers``, ``same_share``, and ``image_ignored``: whether not one
+        answer depends on the picture.
 
     Raises:
         GateError: if the picture changes nothing in 1,000 answers or more.
@@ -124,7 +124,6 @@ def compare_with_control(
             "the picture, so its score says nothing about captions"
         )
     return {
-        "control": condition,
         "same_answers": same,
         "same_share": round(same / len(answers), 6),
         "image_ignored": same == len(answers),

@@ -10,8 +10,10 @@ from pydantic import Field, field_validator
 
 from ..settings import Settings
 
-Control = Literal["none", "blank-image", "shuffled-image"]
-CONTROLS: tuple[Control, ...] = ("none", "blank-image", "shuffled-image")
+Control = Literal["none", "blank_image", "shuffled_images"]
+CONTROLS: tuple[Control, ...] = ("none", "blank_image", "shuffled_images")
+MAJORITY = "text_only_majority"
+"""A control that no model answers: the most frequent answer of the instruction data."""
 
 
 def available_kinds() -> list[str]:

@@ -1,16 +1,14 @@
 """Scoring an answer file, with what a reader needs to trust the figure."""
 
-from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..errors import GateError
+from ..errors import GateError, RecapError
 from ..hashing import digest_json, sha256_file
 from ..io import write_json, write_jsonl
 from ..versions import STAGE_VERSIONS
 from .answers import Answer, control_of, read_answers, single_value
 from .benchmarks import get_benchmark
-from .benchmarks.base import Scores
 from .gates import compare_with_control, degeneracy, diversity, refuse_degenerate, refuse_simulated
 from .protocol import BenchmarkProtocol
 
@@ -23,7 +21,7 @@ def score_answers(
     out: Path,
     per_question: Path,
     questions: Path | None = None,
-    controls: Sequence[Path] = (),
+    real_answers: Path | None = None,
 ) -> None:
     """Write the score document and one row a question.
 
@@ -35,11 +33,12 @@ def score_answers(
         out: accuracy in points with count, protocol, hashes and gates, as JSON.
         per_question: one JSON line a scored question.
         questions: the question file, where the benchmark's scorer needs it.
-        controls: merged answers of the same model under control conditions.
+        real_answers: for answers of a control condition, the same model's merged
+            answers to the real pictures.
 
     Raises:
         GateError: for no answers, simulated ones, a large degenerate file, or a
-            large file that a blank or wrong picture does not change at all.
+            large file that a blank or wrong picture leaves as it was.
             Answers of a control condition may be degenerate.
         RecapError: for malformed files or answers that match no annotation.
     """
@@ -53,10 +52,7 @@ def score_answers(
     if control == "none":
         refuse_degenerate(answers, verdict, answers_path)
 
-    def score(given: list[Answer]) -> Scores:
-        return benchmark.score(given, annotations, protocol, questions)
-
-    scores = score(answers)
+    scores = benchmark.score(answers, annotations, protocol, questions)
     document = {
         "benchmark": name,
         "metric": benchmark.metric,
@@ -72,24 +68,25 @@ def score_answers(
         "stage_version": STAGE_VERSIONS["score"],
         **verdict,
         "diversity": diversity(answers),
-        "controls": _score_controls(answers, controls, score),
+        "against_real": _against_real(answers, answers_path, real_answers),
         "facts": scores.facts,
     }
     write_jsonl(per_question, scores.rows)
     write_json(out, document)
 
 
-def _score_controls(
-    answers: list[Answer], controls: Sequence[Path], score: Callable[[list[Answer]], Scores]
-) -> dict[str, Any]:
-    """Return, by condition, how many answers stayed and what the condition scores."""
-    compared = {}
-    for path in controls:
-        other = read_answers(path)
-        facts = compare_with_control(answers, other, path)
-        condition = facts.pop("control")
-        compared[condition] = facts | {"accuracy": _points(score(other).rows)}
-    return compared
+def _against_real(
+    answers: list[Answer], path: Path, real_answers: Path | None
+) -> dict[str, Any] | None:
+    """Return how many answers of a control equal those to the real pictures."""
+    if real_answers is None:
+        return None
+    real = read_answers(real_answers)
+    ours = single_value(answers, "model_id", path)
+    theirs = single_value(real, "model_id", real_answers)
+    if ours != theirs:
+        raise RecapError(f"{path} is by {ours}, but {real_answers} by {theirs}")
+    return compare_with_control(real, answers, path)
 
 
 def _hash_path(path: Path) -> str:

@@ -89,7 +89,7 @@ def one_by_one(checkpoint, world, tmp_path_factory):
 
 def test_answers_come_from_question_and_picture(checkpoint, world, one_by_one, tmp_path):
     assert len(set(texts(one_by_one))) > QUESTIONS // 2
-    blank = predict(checkpoint, world, tmp_path, 8, control="blank-image")
+    blank = predict(checkpoint, world, tmp_path, 8, control="blank_image")
     with_image = [json.loads(line)["image"] is not None for line in (world / "q.jsonl").open()]
     changed = [a != b for a, b in zip(texts(one_by_one), texts(blank), strict=True)]
     assert any(changed)

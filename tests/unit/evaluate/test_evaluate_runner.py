@@ -195,7 +195,7 @@ def test_the_model_is_not_loaded_when_everything_is_answered(world):
     "change",
     [
         {"protocol": BenchmarkProtocol(kind="textvqa", ocr=True, max_new_tokens=5)},
-        {"control": "blank-image"},
+        {"control": "blank_image"},
         {"settings": EvaluateSettings(dtype="float32")},
         "model",
         "questions",
@@ -244,11 +244,11 @@ def test_asking_order_groups_images_and_sorts_by_length():
 
 
 def test_blank_control_hides_the_picture_and_says_so(world):
-    made = request(world, control="blank-image")
+    made = request(world, control="blank_image")
     reader = Reader()
     rows = [json.loads(line) for line in answers_of(made, reader).splitlines()]
     assert reader.encoded == 1
-    assert {row["metadata"]["control"] for row in rows} == {"blank-image"}
+    assert {row["metadata"]["control"] for row in rows} == {"blank_image"}
     assert sum(row["text"].startswith("(122, 116, 104) ") for row in rows) == QUESTIONS - 1
     assert sum(row["text"].startswith("None ") for row in rows) == 1
 
@@ -256,9 +256,29 @@ def test_blank_control_hides_the_picture_and_says_so(world):
 def test_shuffled_control_gives_every_question_another_picture():
     questions = [Question(i, "p", "t", image, i) for i, image in enumerate(["a", "b", "a", "c"])]
     shuffled = apply_control(
-        QuestionSet([*questions, Question(9, "p", "t", None, 9)]), "shuffled-image"
+        QuestionSet([*questions, Question(9, "p", "t", None, 9)]), "shuffled_images"
     ).questions
-    assert [q.image for q in shuffled] == ["b", "c", "b", "a", None]
+    images = [question.image for question in shuffled]
+    assert images[0] == images[2] and images[4] is None
+    assert sorted(images[:2] + images[3:4]) == ["a", "b", "c"]
+    assert all(new != old.image for new, old in zip(images, questions, strict=False))
+    with pytest.raises(RecapError, match="share one image"):
+        apply_control(QuestionSet(questions[:1]), "shuffled_images")
+
+
+def test_shuffling_is_a_derangement_that_no_order_of_the_file_changes():
+    names = [f"img{number}" for number in range(200)]
+    forward = [Question(i, "p", "t", name, i) for i, name in enumerate(names)]
+    swap = {}
+    for asked in (forward, forward[::-1]):
+        shown = apply_control(QuestionSet(asked), "shuffled_images").questions
+        found = {old.image: new.image for old, new in zip(asked, shown, strict=True)}
+        assert sorted(found.values()) == sorted(names)
+        assert all(old != new for old, new in found.items())
+        assert found == (swap or found)
+        swap = found
+    neighbours = sum(int(new[3:]) - int(old[3:]) == 1 for old, new in swap.items())
+    assert neighbours < 10
 
 
 @pytest.mark.parametrize(

@@ -108,7 +108,7 @@ def test_gather_checks_the_declared_count(tmp_path, questions):
     ("changed", "message"),
     [
         (row(9, "x", model_id="m2"), "several model_ids"),
-        (row(9, "x", {"control": "blank-image"}), "several controls"),
+        (row(9, "x", {"control": "blank_image"}), "several controls"),
         ({"question_id": "img4", "prompt": prompt(9), "text": "x"}, "lacks answer_id, model_id"),
         (row(9, 5), "must be strings"),
     ],
@@ -163,9 +163,9 @@ def test_the_predecessors_histogram_is_refused_with_the_reason(tmp_path):
     assert not (tmp_path / "score.json").exists()
     six = [row(n, text) for n, text in enumerate([*texts[:-1], "a sixth"])]
     assert score(tmp_path, six, annotations)[0]["degenerate"] is False
-    blank = [row(n, text, {"control": "blank-image"}) for n, text in enumerate(texts)]
+    blank = [row(n, text, {"control": "blank_image"}) for n, text in enumerate(texts)]
     document, _ = score(tmp_path, blank, annotations)
-    assert document["degenerate"] is True and document["control"] == "blank-image"
+    assert document["degenerate"] is True and document["control"] == "blank_image"
 
 
 def test_small_degenerate_files_are_marked_not_refused(tmp_path):
@@ -175,39 +175,39 @@ def test_small_degenerate_files_are_marked_not_refused(tmp_path):
     assert "at most 1 distinct among 9 answers" in document["degenerate_rule"]
 
 
-def test_controls_are_scored_beside_and_compared(tmp_path):
+def test_control_answers_are_scored_and_compared_with_the_real_ones(tmp_path):
     annotations = annotate(tmp_path / "a.json", ["x"] * 4)
-    blank = [row(n, "x" if n else "y", {"control": "blank-image"}) for n in range(4)]
-    control = write_lines(tmp_path / "blank.jsonl", blank)
+    blank = [row(n, "x" if n else "y", {"control": "blank_image"}) for n in range(4)]
     answers = [row(n, "x") for n in range(4)]
-    document, _ = score(tmp_path, answers, annotations, controls=[control])
-    assert document["accuracy"] == 100 and document["controls"] == {
-        "blank-image": {
-            "same_answers": 3,
-            "same_share": 0.75,
-            "image_ignored": False,
-            "accuracy": 75.0,
-        }
+    real = write_lines(tmp_path / "real.jsonl", answers)
+    document, _ = score(tmp_path, blank, annotations, real_answers=real)
+    assert document["accuracy"] == 75 and document["control"] == "blank_image"
+    assert document["against_real"] == {
+        "same_answers": 3,
+        "same_share": 0.75,
+        "image_ignored": False,
     }
-    assert score(tmp_path, answers, annotations)[0]["controls"] == {}
-    write_lines(control, blank[:3])
+    assert score(tmp_path, answers, annotations)[0]["against_real"] is None
     with pytest.raises(RecapError, match="answers other questions"):
-        score(tmp_path, answers, annotations, controls=[control])
-    write_lines(control, answers)
+        score(tmp_path, blank[:3], annotations, real_answers=real)
     with pytest.raises(RecapError, match="not hold answers of a control"):
-        score(tmp_path, answers, annotations, controls=[control])
+        score(tmp_path, answers, annotations, real_answers=real)
+    write_lines(real, [{**answer, "model_id": "other"} for answer in answers])
+    with pytest.raises(RecapError, match=r"is by m, but .* by other"):
+        score(tmp_path, blank, annotations, real_answers=real)
 
 
 def test_a_model_that_a_blank_picture_does_not_change_is_refused(tmp_path):
     annotations = annotate(tmp_path / "a.json", ["x"] * 1000)
-    blank = [row(n, f"w{n}", {"control": "blank-image"}) for n in range(1000)]
-    control = write_lines(tmp_path / "blank.jsonl", blank)
+    blank = [row(n, f"w{n}", {"control": "blank_image"}) for n in range(1000)]
     answers = [row(n, f"w{n}") for n in range(1000)]
-    with pytest.raises(GateError, match="all 1000 answers are the same under blank-image"):
-        score(tmp_path, answers, annotations, controls=[control])
+    real = write_lines(tmp_path / "real.jsonl", answers)
+    with pytest.raises(GateError, match="all 1000 answers are the same under blank_image"):
+        score(tmp_path, blank, annotations, real_answers=real)
     answers[7] = row(7, "seen")
-    document, _ = score(tmp_path, answers, annotations, controls=[control])
-    assert document["controls"]["blank-image"]["same_answers"] == 999
+    write_lines(real, answers)
+    document, _ = score(tmp_path, blank, annotations, real_answers=real)
+    assert document["against_real"]["same_answers"] == 999
 
 
 def test_zero_answers_have_no_score(tmp_path):
