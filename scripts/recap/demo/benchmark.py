@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..hashing import sha256_bytes
-from .corpus import draw_picture
+from .pictures import draw_picture
 from .questions import prompt, read_tokens, sample_questions, ten_answers
 from .settings import WorldSettings
 from .streams import Stream, generator
@@ -34,7 +34,7 @@ def build_benchmark(settings: WorldSettings, tree: Tree) -> Benchmark:
     questions: list[dict[str, str]] = []
     index = 0
     while len(rows) < settings.questions:
-        for row, tokens in _one_image(settings, tree, index, settings.questions - len(rows)):
+        for row, tokens in _one_image(settings, tree, index)[: settings.questions - len(rows)]:
             row["question_id"] = _FIRST_QUESTION_ID + len(rows)
             rows.append(row)
             questions.append(
@@ -55,7 +55,7 @@ def build_benchmark(settings: WorldSettings, tree: Tree) -> Benchmark:
 
 
 def _one_image(
-    settings: WorldSettings, tree: Tree, index: int, wanted: int
+    settings: WorldSettings, tree: Tree, index: int
 ) -> list[tuple[dict[str, Any], list[str]]]:
     rng = generator(settings.seed, Stream.BENCHMARK_TEXT, index)
     low, high = settings.image_min_side, settings.image_max_side
@@ -64,7 +64,7 @@ def _one_image(
     tree.add(f"{IMAGE_FOLDER}/{image_id}.jpg", jpeg)
     unread = rng.random() < settings.questions_no_ocr_share
     tokens = read_tokens(scene, rng)
-    count = min(wanted, 2 if rng.random() < _TWO_QUESTIONS else 1)
+    count = 2 if rng.random() < _TWO_QUESTIONS else 1
     return [
         (
             {

@@ -8,8 +8,7 @@ from ..hashing import stable_fraction
 from .badlines import BAD_KINDS, BadLine, Ingredients, chunk, encode_record, make_bad_line
 from .captions import canonical_caption, caption
 from .corrupt import choose_corruption, corrupt
-from .draw import encode_jpeg, render, sample_size
-from .scene import Scene, sample_scene
+from .pictures import corpus_picture, draw_picture
 from .settings import WorldSettings
 from .streams import Stream, generator
 from .tree import Tree
@@ -41,24 +40,13 @@ def record_id(seed: int, index: int) -> str:
     return f"{(start + index * _ID_STEP) % _ID_RANGE:09d}"
 
 
-def draw_picture(
-    seed: int, stream: Stream, index: int, low: int, high: int
-) -> tuple[Scene, bytes, tuple[int, int]]:
-    """Return scene, JPEG bytes, and (width, height) of picture ``index`` of a stream."""
-    rng = generator(seed, stream, index)
-    scene = sample_scene(rng)
-    width, height = sample_size(rng, low, high)
-    return scene, encode_jpeg(render(scene, rng, width, height), rng), (width, height)
-
-
 def build_corpus(settings: WorldSettings, tree: Tree) -> Corpus:
     """Draw all records, put their images into ``tree``, and mix the bad lines in."""
-    special = _special_images(settings)
     good: list[bytes] = []
     truth: list[dict[str, Any]] = []
     original: list[dict[str, Any]] = []
     for index in range(settings.records):
-        row = _good_record(settings, tree, index, special.get(index, "normal"))
+        row = _good_record(settings, tree, index)
         truth.append(row)
         text = row.pop("raw_caption")
         images = [row["image"]]
@@ -68,34 +56,24 @@ def build_corpus(settings: WorldSettings, tree: Tree) -> Corpus:
     return Corpus(lines, truth, original, bad_lines)
 
 
-def _special_images(settings: WorldSettings) -> dict[int, str]:
-    """Return which records have a tiny or a repeated picture, spread over the corpus."""
-    count = settings.tiny_images + settings.duplicate_images
-    kinds = ["duplicate"] * settings.duplicate_images + ["tiny"] * settings.tiny_images
-    # The first record has none before it to repeat.
-    return {1 + k * (settings.records - 1) // count: kind for k, kind in enumerate(kinds)}
-
-
-def _good_record(
-    settings: WorldSettings, tree: Tree, index: int, image_kind: str
-) -> dict[str, Any]:
+def _good_record(settings: WorldSettings, tree: Tree, index: int) -> dict[str, Any]:
     name = record_id(settings.seed, index)
     image = f"images/{name[:5]}/{name}.jpg"
-    low, high = settings.image_min_side, settings.image_max_side
-    if image_kind == "tiny":
-        low, high = 96, 200
-    picture = index - 1 if image_kind == "duplicate" else index
-    scene, jpeg, size = draw_picture(settings.seed, Stream.RECORD, picture, low, high)
-    tree.add(image, jpeg)
+    picture = corpus_picture(settings, index)
+    scene = picture.scene
+    tree.add(image, picture.jpeg)
     rng = generator(settings.seed, Stream.CAPTION, index)
     kind = choose_corruption(settings.corruption, float(rng.random()))
     true_caption = caption(scene, rng)
+    source = picture.duplicate_of
     return {
         "id": name,
         "image": image,
-        "image_kind": image_kind,
-        "width": size[0],
-        "height": size[1],
+        "image_kind": picture.kind,
+        "duplicate_of": None if source is None else record_id(settings.seed, source),
+        "watermark": picture.watermark,
+        "width": picture.size[0],
+        "height": picture.size[1],
         "corruption": kind,
         "caption": true_caption,
         "canonical": canonical_caption(scene),
@@ -117,16 +95,16 @@ def _llava_record(name: str, image: str, text: str) -> dict[str, Any]:
 
 
 def _bad_lines(settings: WorldSettings, tree: Tree) -> list[BadLine]:
-    """Build every kind as often as configured; their ids follow those of the good records."""
+    """Build every kind as often as configured; ids count down, away from the good records'."""
     made = []
     for number in range(settings.bad_lines * len(BAD_KINDS)):
         low, high = settings.image_min_side, settings.image_max_side
         scene, jpeg, _ = draw_picture(settings.seed, Stream.BAD_LINE, number, low, high)
         parts = Ingredients(
-            id=record_id(settings.seed, settings.records + number),
+            id=record_id(settings.seed, _ID_RANGE - 1 - number),
             caption=canonical_caption(scene),
             jpeg=jpeg,
-            earlier_id=record_id(settings.seed, number % max(1, settings.records // 4)),
+            earlier_id=record_id(settings.seed, 0),
         )
         line = make_bad_line(BAD_KINDS[number % len(BAD_KINDS)], parts)
         for path, data in line.files.items():

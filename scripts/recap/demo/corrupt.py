@@ -5,6 +5,7 @@ from collections.abc import Callable
 import numpy as np
 
 from .captions import caption
+from .foreign import foreign_caption
 from .scene import COLORS, SHAPES, Scene, sample_scene
 from .settings import CorruptionRates
 
@@ -67,6 +68,10 @@ def _brand_soup(true_caption: str, scene: Scene, rng: np.random.Generator) -> st
     return f"{first} {rng.choice(_GOODS)} {model} - {color} by {second}, size {rng.choice(_SIZES)}"
 
 
+def _non_english(true_caption: str, scene: Scene, rng: np.random.Generator) -> str:
+    return foreign_caption(scene, rng)
+
+
 _SIZES = ("s", "m", "xl", "30 x 40 cm", "one size")
 _CORRUPTIONS: dict[str, Callable[[str, Scene, np.random.Generator], str]] = {
     "off_topic": _off_topic,
@@ -74,4 +79,5 @@ _CORRUPTIONS: dict[str, Callable[[str, Scene, np.random.Generator], str]] = {
     "keyword_spam": _keyword_spam,
     "word_repetition": _word_repetition,
     "brand_soup": _brand_soup,
+    "non_english": _non_english,
 }

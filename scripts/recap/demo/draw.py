@@ -123,7 +123,7 @@ def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
 
 
 @lru_cache(maxsize=2048)
-def _lettering(text: str, size: int) -> Image.Image:
+def lettering(text: str, size: int) -> Image.Image:
     """Return ``text`` as a mask, just as wide as the ink and centred on the line's middle."""
     left, top, right, bottom = _font(size).getbbox(text, anchor="lm")
     half = math.ceil(max(-top, bottom))
@@ -146,7 +146,7 @@ def _draw_sign(
     board = _jitter((250, 250, 250), rng, 5, light)
     ink = _jitter((20, 20, 30), rng, 12, light)
     draw.rectangle(box, fill=board, outline=ink, width=max(1, round(side * 0.008)))
-    written = _lettering(word.upper(), max(6, round(side * 0.15)))
+    written = lettering(word.upper(), max(6, round(side * 0.15)))
     corner = (round(x - written.width / 2), round(y - written.height / 2))
     draw.bitmap(corner, written, fill=ink)
 

@@ -10,7 +10,7 @@ ANNOTATORS = 10
 INSTRUCTION = "Answer the question using a single word or phrase."
 NUMBER_WORDS = ("zero", "one", "two", "three", "four")
 _LOOK_ALIKES = {"O": "0", "I": "1", "S": "5", "B": "8", "E": "F", "G": "C", "Z": "2", "A": "4"}
-_CHOICES: dict[str, tuple[str, ...]] = {
+CHOICES: dict[str, tuple[str, ...]] = {
     "sign": SIGN_WORDS,
     "color": tuple(COLORS),
     "shape": SHAPES,
@@ -67,7 +67,7 @@ def ten_answers(question: Question, rng: np.random.Generator) -> list[str]:
     """
     agreeing = int(rng.choice([10, 9, 8, 7, 6, 5, 4, 3], p=_AGREEMENT))
     answers = [_restate(question, rng) for _ in range(agreeing)]
-    others = [choice for choice in _CHOICES[question.kind] if choice != question.answer]
+    others = [choice for choice in CHOICES[question.kind] if choice != question.answer]
     for _ in range(ANNOTATORS - agreeing):
         if rng.random() < 0.3:
             answers.append(str(rng.choice(["unanswerable", "not sure", "no idea"])))

@@ -1,6 +1,8 @@
 """Settings of the demo world and of the micro models; no heavy imports."""
 
-from pydantic import Field, model_validator
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, model_validator
 
 from ..settings import Settings
 
@@ -15,13 +17,46 @@ class CorruptionRates(Settings):
     keyword_spam: float = Field(0.1, ge=0, le=1, description="a heap of search keywords")
     word_repetition: float = Field(0.1, ge=0, le=1, description="words said over and over")
     brand_soup: float = Field(0.1, ge=0, le=1, description="brand names and model numbers")
+    non_english: float = Field(
+        0.1, ge=0, le=1, description="true, but in French, German, Spanish or pinyin"
+    )
 
     @model_validator(mode="after")
     def _check_sum(self) -> "CorruptionRates":
-        total = sum(self.model_dump().values())
-        if total > 1 + 1e-9:
-            raise ValueError(f"the corruption rates sum to {total:.3f}; keep the sum at or below 1")
+        _check_shares("corruption", list(self.model_dump().values()))
         return self
+
+
+class ImageRates(Settings):
+    """Share of the corpus's pictures with each flaw; broken ones are bad lines."""
+
+    tiny: float = Field(0.02, ge=0, le=1, description="under 224 pixels")
+    duplicate: float = Field(0.02, ge=0, le=1, description="an earlier picture, byte for byte")
+    near_duplicate: float = Field(
+        0.02, ge=0, le=1, description="an earlier picture, cropped, relit and encoded again"
+    )
+    watermark: float = Field(
+        0.05, ge=0, le=1, description="overlaid with text or a logo, whatever else is wrong"
+    )
+
+    @model_validator(mode="after")
+    def _check_sum(self) -> "ImageRates":
+        _check_shares("tiny and duplicate", [self.tiny, self.duplicate, self.near_duplicate])
+        return self
+
+
+def _check_shares(what: str, shares: list[float]) -> None:
+    total = sum(shares)
+    if total > 1 + 1e-9:
+        raise ValueError(f"the {what} rates sum to {total:.3f}; keep the sum at or below 1")
+
+
+def _zeros(model: type[Settings]) -> dict[str, float]:
+    return dict.fromkeys(model.model_fields, 0.0)
+
+
+def _read_corruption(value: Any) -> Any:
+    return _zeros(CorruptionRates) if value == "none" else value
 
 
 class WorldSettings(Settings):
@@ -29,10 +64,15 @@ class WorldSettings(Settings):
 
     seed: int = Field(2024, ge=0, description="everything drawn follows from it")
     records: int = Field(240, ge=2, description="records of the corpus that are fit to enter")
-    tiny_images: int = Field(4, ge=0, description="records whose image is under 224 pixels")
-    duplicate_images: int = Field(4, ge=0, description="records that repeat an earlier picture")
     bad_lines: int = Field(1, ge=0, description="corpus lines of each unfit kind")
-    corruption: CorruptionRates = CorruptionRates()
+    corruption: Annotated[
+        CorruptionRates,
+        BeforeValidator(_read_corruption, json_schema_input_type=CorruptionRates | Literal["none"]),
+    ] = Field(
+        CorruptionRates(),
+        description="or `none`: all captions true, no picture flawed unless `images` says so",
+    )
+    images: ImageRates = ImageRates()
     sft_samples: int = Field(240, ge=0, description="instruction samples")
     sft_text_only_share: float = Field(
         0.1, ge=0, le=1, description="share of instruction samples without an image"
@@ -44,15 +84,24 @@ class WorldSettings(Settings):
     questions_no_ocr_share: float = Field(
         0.06, ge=0, le=1, description="share of benchmark images with an empty OCR token list"
     )
+    mmbench_questions: int = Field(
+        30, ge=0, description="multiple-choice questions, before the rotations of their options"
+    )
+    pope_images: int = Field(20, ge=0, description="pictures with six yes/no questions each")
     image_min_side: int = Field(224, ge=64, description="shortest image side in pixels")
     image_max_side: int = Field(448, ge=64, le=1024, description="longest image side in pixels")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _clean_pictures(cls, values: Any) -> Any:
+        if isinstance(values, dict) and values.get("corruption") == "none":
+            return {"images": _zeros(ImageRates), **values}
+        return values
 
     @model_validator(mode="after")
     def _check_sizes(self) -> "WorldSettings":
         if self.image_max_side < self.image_min_side:
             raise ValueError("image_max_side must not be below image_min_side")
-        if self.tiny_images + self.duplicate_images >= self.records:
-            raise ValueError("tiny_images + duplicate_images must be below records")
         return self
 
 

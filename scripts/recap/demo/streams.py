@@ -21,6 +21,11 @@ class Stream(IntEnum):
     CAPTION = 5
     INSTRUCTION_TEXT = 6
     BENCHMARK_TEXT = 7
+    IMAGE_FLAW = 8
+    POPE = 9
+    POPE_TEXT = 10
+    MMBENCH = 11
+    MMBENCH_TEXT = 12
     MICRO_TEXT = 101
     MICRO_PICTURE = 102
     MICRO_HELD_OUT = 103

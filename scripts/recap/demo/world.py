@@ -1,4 +1,4 @@
-"""Builds the whole demo world: corpus, instruction data, benchmark, and the truth about them."""
+"""Builds the whole demo world: corpus, instruction data, benchmarks, and the truth about them."""
 
 import logging
 import time
@@ -12,12 +12,15 @@ from ..perf import PerfRecord
 from .benchmark import IMAGE_FOLDER, Benchmark, build_benchmark
 from .corpus import Corpus, build_corpus
 from .instructions import build_instructions
+from .multiple_choice import build_multiple_choice, table_bytes
 from .settings import WorldSettings
 from .tree import Tree
+from .yes_no import CATEGORIES, YesNo, build_yes_no
+from .yes_no import IMAGE_FOLDER as YES_NO_FOLDER
 
 logger = logging.getLogger(__name__)
 
-_IMAGE_FOLDERS = ("images", "sft_images", IMAGE_FOLDER)
+_IMAGE_FOLDERS = ("images", "sft_images", IMAGE_FOLDER, YES_NO_FOLDER)
 _FILES = {
     "corpus": "corpus.jsonl",
     "original": "original.json",
@@ -26,6 +29,9 @@ _FILES = {
     "sft": "sft.json",
     "annotations": "textvqa/TextVQA_0.5.1_val.json",
     "questions": "textvqa/llava_textvqa_val_v051_ocr.jsonl",
+    "mmbench": "mmbench/mmbench_dev_20230712.tsv",
+    "pope": "pope/llava_pope_test.jsonl",
+    **{f"pope_{name}": f"pope/coco/coco_pope_{name}.json" for name in CATEGORIES},
     "world": "world.json",
 }
 
@@ -48,11 +54,16 @@ def build_world(out: str | Path, settings: WorldSettings, perf: str | Path | Non
     corpus = build_corpus(settings, tree)
     instructions = build_instructions(settings, tree)
     benchmark = build_benchmark(settings, tree)
+    yes_no = build_yes_no(settings, tree)
+    multiple_choice = build_multiple_choice(settings)
     _write_corpus(root, corpus)
     write_json(root / _FILES["sft"], instructions)
     write_json(root / _FILES["annotations"], benchmark.annotations)
     write_jsonl(root / _FILES["questions"], benchmark.questions)
+    _write_yes_no(root, yes_no)
+    _write_bytes(root / _FILES["mmbench"], table_bytes(multiple_choice))
     counts = _counts(corpus, instructions, benchmark, len(tree))
+    counts |= {"pope": len(yes_no.questions), "mmbench_rows": len(multiple_choice)}
     summary = {
         "seed": settings.seed,
         "counts": counts,
@@ -60,6 +71,8 @@ def build_world(out: str | Path, settings: WorldSettings, perf: str | Path | Non
         "captions_by_corruption": dict(
             sorted(Counter(row["corruption"] for row in corpus.truth).items())
         ),
+        "images_by_kind": dict(sorted(Counter(row["image_kind"] for row in corpus.truth).items())),
+        "watermarked_images": sum(row["watermark"] for row in corpus.truth),
         "settings": settings.model_dump(),
         "tree_sha256": tree.sha256(),
     }
@@ -81,10 +94,19 @@ def build_world(out: str | Path, settings: WorldSettings, perf: str | Path | Non
     logger.info("wrote %d lines, %d images to %s", len(corpus.lines), len(tree), root)
 
 
+def _write_bytes(path: Path, data: bytes) -> None:
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(data)
+
+
+def _write_yes_no(root: Path, yes_no: YesNo) -> None:
+    write_jsonl(root / _FILES["pope"], yes_no.questions)
+    for name in CATEGORIES:
+        write_jsonl(root / _FILES[f"pope_{name}"], yes_no.labels[name])
+
+
 def _write_corpus(root: Path, corpus: Corpus) -> None:
-    with atomic_path(root / _FILES["corpus"]) as temporary, temporary.open("wb") as out:
-        for line in corpus.lines:
-            out.write(line + b"\n")
+    _write_bytes(root / _FILES["corpus"], b"".join(line + b"\n" for line in corpus.lines))
     write_json(root / _FILES["original"], corpus.original)
     write_jsonl(root / _FILES["truth"], corpus.truth)
     write_json(root / _FILES["bad_lines"], corpus.bad_lines)
