@@ -97,6 +97,7 @@ rule build_gallery:
             for path in WIRING.arm_captions(wildcards.arm, shard)
         ],
         kept="results/{experiment}/arms/{arm}/merged.jsonl",
+        truth=lambda wildcards: WIRING.truth(EXPERIMENT.arms[wildcards.arm].corpus),
     output:
         gallery="results/{experiment}/arms/{arm}/gallery.jsonl",
     log:
@@ -108,6 +109,7 @@ rule build_gallery:
         mem_mb=megabytes(COMPUTE.cpu_mem_mb),
         runtime=minutes(COMPUTE.runtime_minutes),
     params:
+        truth=lambda wildcards, input: (f"--truth {input.truth}" if input.truth else ""),
         size=SETTINGS.report.gallery_size,
         seed=SETTINGS.compare.seed,
         stage_version=STAGE_VERSIONS["report"],
@@ -117,6 +119,7 @@ rule build_gallery:
             --records {input.records:q} \
             --captions {input.captions:q} \
             --kept {input.kept:q} \
+            {params.truth} \
             --size {params.size} \
             --seed {params.seed} \
             --out {output.gallery:q} \

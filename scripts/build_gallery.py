@@ -20,10 +20,7 @@ def parser() -> argparse.ArgumentParser:
     cli.add_argument("--seed", type=int, default=0, help="seed of the draw")
     cli.add_argument("--truth", help="JSONL of id, canonical caption and corruption, if known")
     cli.add_argument(
-        "--old-statistics", nargs="*", default=[], help="tables measured on the raw captions"
-    )
-    cli.add_argument(
-        "--new-statistics", nargs="*", default=[], help="tables measured on the arm's captions"
+        "--decisions", nargs="*", default=[], help="why each record got its caption, JSONL"
     )
     cli.add_argument("--out", required=True, help="the rows as JSONL")
     return cli
@@ -38,7 +35,7 @@ def main(args: argparse.Namespace) -> None:
         size=args.size,
         seed=args.seed,
         out=args.out,
-        extras=GalleryExtras(args.truth, args.old_statistics, args.new_statistics),
+        extras=GalleryExtras(args.truth, args.decisions),
     )
 
 

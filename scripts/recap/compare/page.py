@@ -9,9 +9,9 @@ from ..io import iter_jsonl
 from ..manifest import code_state, read_manifest
 from ..settings import ReportSettings
 from ..versions import STAGE_VERSIONS
+from .canvas import Figure
 from .costs import cost_rows
 from .examples import changed_examples
-from .canvas import Figure
 from .figures import accuracy_plot, curve_plot, forest_plot
 from .funnels import arm_funnels
 from .gates import gate_summary
@@ -26,7 +26,7 @@ Row = dict[str, Any]
 _PANELS = (("loss", "loss"), ("grad_norm", "gradient norm"))
 _GALLERY_COLUMNS = (
     *("id", "image", "original_text", "new_text", "truth", "corruption"),
-    *("old_similarity", "new_similarity", "fate"),
+    *("similarity_original", "similarity_new", "fate"),
 )
 _EXAMPLE_COLUMNS = (
     *("question_id", "image", "question", "old", "new", "truth"),
@@ -117,8 +117,8 @@ def _gallery(sources: ReportSources) -> Row:
     for path in sources.gallery:
         found += iter_jsonl(path)
     found = found[: sources.settings.gallery_size]
-    known = [row for row in found if "truth" in row]
     rows = [_gallery_row(sources, row) for row in found]
+    known = [row for row in rows if "truth" in row]
     return {
         "records": rows,
         "fates": sorted({row["fate"] for row in rows}),
@@ -130,9 +130,11 @@ def _gallery(sources: ReportSources) -> Row:
 
 
 def _gallery_row(sources: ReportSources, row: Row) -> Row:
+    extra = {"corruption": "intact"} if row.get("corruption") == "none" else {}
     kept = "kept, new caption" if row["replaced"] else "kept, raw caption"
     return {
         **row,
+        **extra,
         "changed": row["original_text"] != row["new_text"],
         "fate": kept if row["kept"] else "dropped",
         "picture": thumbnail(sources.image_root, str(row["image"]), sources.settings.image_width),

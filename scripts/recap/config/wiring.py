@@ -59,6 +59,11 @@ class Wiring:
         row = self.experiment.corpora[corpus]
         return [self.data_file(row, row.original)] if row.original else []
 
+    def truth(self, corpus: str) -> list[str]:
+        """Return what the pictures of a drawn corpus show; real ones have no such file."""
+        row = self.experiment.corpora[corpus]
+        return [self.data_file(row, "truth.jsonl")] if row.source == "world" else []
+
     # curation
 
     def shards(self, corpus: str) -> list[str]:

@@ -12,6 +12,7 @@ from .records import caption_of, iter_shards, read_records
 
 Row = dict[str, Any]
 _TRUTH = ("canonical", "corruption")
+_SIMILARITIES = ("similarity_original", "similarity_new")
 
 
 @dataclass(frozen=True)
@@ -21,13 +22,12 @@ class GalleryExtras:
     Attributes:
         truth: JSONL of rows ``{id, canonical, corruption}``: what the picture
             shows, and how its raw caption was spoilt. Drawn corpora have it.
-        old_statistics: tables measured on the raw captions.
-        new_statistics: tables measured on the captions the arm trains on.
+        decisions: files of ``apply_caption_policy.py --decisions``, with the
+            similarity of the picture to either caption.
     """
 
     truth: str | Path | None = None
-    old_statistics: Sequence[str | Path] = ()
-    new_statistics: Sequence[str | Path] = ()
+    decisions: Sequence[str | Path] = ()
 
 
 def build_gallery(
@@ -45,8 +45,8 @@ def build_gallery(
     The choice depends on (seed, id) alone; rows stay in corpus order. Both
     texts are bare captions; ``kept`` tells whether the record is in the arm,
     ``replaced`` whether the arm trains on the new text. Where ``extras`` know
-    them, rows also carry ``truth``, ``corruption``, ``old_similarity`` and
-    ``new_similarity`` (cosine of image and text).
+    them, rows also carry ``truth``, ``corruption``, ``similarity_original`` and
+    ``similarity_new`` (cosines of image and text).
 
     Raises:
         RecapError: if a chosen record has no caption or no truth.
@@ -90,26 +90,12 @@ def _known(extras: GalleryExtras, chosen: set[str]) -> dict[str, Row]:
             if lacking := [name for name in _TRUTH if name not in row]:
                 raise RecapError(f"{extras.truth}: id {identity!r} lacks {', '.join(lacking)}")
             known[identity] |= {"truth": row["canonical"], "corruption": row["corruption"]}
-    tables = {"old_similarity": extras.old_statistics, "new_similarity": extras.new_statistics}
-    for name, paths in tables.items():
-        for identity, value in _similarities(paths, chosen).items():
-            known[identity][name] = value
+    for path in extras.decisions:
+        for row in iter_jsonl(path):
+            if row["id"] in chosen:
+                known[row["id"]] |= {
+                    name: round(float(row[name]), 4)
+                    for name in _SIMILARITIES
+                    if row.get(name) is not None
+                }
     return known
-
-
-def _similarities(paths: Sequence[str | Path], chosen: set[str]) -> dict[str, float]:
-    """Return the similarity of each chosen id, from tables that measured it."""
-    from .statistics import read_statistics
-
-    found = {}
-    for path in paths:
-        table = read_statistics(path)
-        column = next((c for c in table.columns if c.startswith("image_text_similarity")), None)
-        if column is None:
-            continue
-        for identity, value in zip(table.ids, table.columns[column], strict=True):
-            if identity in chosen:
-                # The statistic is one number an image; records have one image.
-                number = value[0] if isinstance(value, list) else value
-                found[identity] = round(float(number), 4)
-    return found

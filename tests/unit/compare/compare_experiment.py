@@ -13,9 +13,15 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from recap.compare.comparison import compare
+from recap.compare.inputs import load_inputs
+from recap.compare.report import ReportRequest, build_report
 from recap.hashing import digest_json
+from recap.io import write_json
+from recap.settings import CompareSettings
 
 TYPES = ("brand", "color", "number", "what", "other")
+FAST = CompareSettings(bootstrap_samples=200, permutation_samples=200)
 TRUTHS = ("keyword_spam", "none", "off_topic")
 CAPTION = "Totally <script>alert('x')</script> & \"quoted\" free shipping"
 
@@ -80,8 +86,8 @@ class Experiment:
                 "replaced": number == 0,
                 "truth": f"the true shape {number}",
                 "corruption": TRUTHS[number],
-                "old_similarity": 0.1 + number / 10,
-                "new_similarity": 0.3,
+                "similarity_original": 0.1 + number / 10,
+                "similarity_new": 0.3,
             }
             for number in range(3)
         ]
@@ -235,3 +241,25 @@ class Experiment:
         }
         path = self._json(f"perf/finetune/{arm}.json", figures)
         return {"label": f"finetune {arm} seed 1", "path": str(path)}
+
+
+def build_page(experiment: Experiment, name: str = "report", settings: str = "{}") -> Path:
+    """Compare the arms and write the page; return its path."""
+    path = experiment.write()
+    comparison = experiment.root / "comparison.json"
+    write_json(comparison, compare(load_inputs(path), FAST)[0])
+    out = experiment.root / name / "report.html"
+    build_report(
+        ReportRequest(
+            inputs=path,
+            comparison=comparison,
+            settings=settings,
+            out=out,
+            training_analysis=out.with_name("training_comparison_analysis.md"),
+            summary=out.with_name("final_project_summary.md"),
+            gallery=(experiment.gallery(),),
+            image_root=experiment.root,
+            verdict=out.with_name("verdict.txt"),
+        )
+    )
+    return out

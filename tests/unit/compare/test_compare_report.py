@@ -5,7 +5,8 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from compare_experiment import CAPTION, Experiment
+from compare_experiment import CAPTION, FAST, Experiment
+from compare_experiment import build_page as build
 from PIL import Image
 
 from recap.compare.comparison import compare
@@ -19,30 +20,6 @@ from recap.compare.telemetry import curve_summary, stage_curves
 from recap.compare.thumbnails import thumbnail
 from recap.errors import GateError, RecapError
 from recap.io import write_json
-from recap.settings import CompareSettings
-
-FAST = CompareSettings(bootstrap_samples=200, permutation_samples=200)
-
-
-def build(experiment: Experiment, name: str = "report", settings: str = "{}") -> Path:
-    path = experiment.write()
-    comparison = experiment.root / "comparison.json"
-    write_json(comparison, compare(load_inputs(path), FAST)[0])
-    out = experiment.root / name / "report.html"
-    build_report(
-        ReportRequest(
-            inputs=path,
-            comparison=comparison,
-            settings=settings,
-            out=out,
-            training_analysis=out.with_name("training_comparison_analysis.md"),
-            summary=out.with_name("final_project_summary.md"),
-            gallery=(experiment.gallery(),),
-            image_root=experiment.root,
-            verdict=out.with_name("verdict.txt"),
-        )
-    )
-    return out
 
 
 @pytest.fixture(scope="module")
@@ -116,7 +93,16 @@ def test_captions_are_escaped(page: str) -> None:
 
 
 def test_order_of_sections(page: str) -> None:
-    order = ["verdict", "contract", "funnel", "gallery", "training", "gates", "benchmarks"]
+    order = [
+        "verdict",
+        "contract",
+        "funnel",
+        "gallery",
+        "quality",
+        "training",
+        "gates",
+        "benchmarks",
+    ]
     order += ["answers", "cost", "provenance"]
     places = [page.index(f'<section id="{name}"') for name in order]
     assert places == sorted(places)
