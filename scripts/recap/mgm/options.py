@@ -5,6 +5,7 @@ from dataclasses import fields
 from pathlib import Path
 
 from .parts import ModelParts
+from .templates import TEMPLATES
 
 
 def add_parts_options(options: argparse.ArgumentParser) -> None:
@@ -30,7 +31,12 @@ def add_parts_options(options: argparse.ArgumentParser) -> None:
     options.add_argument(
         "--image-global", action="store_true", help="show CLIP the whole image besides the crops"
     )
-    options.add_argument("--conversation", default="gemma", help="conversation template")
+    options.add_argument(
+        "--conversation",
+        default="gemma",
+        choices=sorted(TEMPLATES),
+        help="conversation template, that of the language model's family (default: %(default)s)",
+    )
 
 
 def parts_from_args(args: argparse.Namespace) -> ModelParts:
