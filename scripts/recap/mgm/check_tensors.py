@@ -47,30 +47,26 @@ def check_adapter_tensors(
     for name in sorted(set(adapter) - set(wanted)):
         fix = "pass the base it was trained on, and adapter_config.json of the same run"
         findings.fail(name, "does not belong to this base model and kind of adapter", fix)
-    moved = 0
+    moved = []
     for name in sorted(set(wanted) & set(adapter)):
-        if not _check_shape(findings, name, adapter[name], wanted[name]):
-            continue
         tensor = adapter[name].load()
+        _check_shape(findings, name, adapter[name], wanted[name])
         if not torch.isfinite(tensor).all():
             findings.fail(name, "holds NaN or infinite values", SAVE_AGAIN)
-        elif name.endswith("lora_B.weight") and bool(tensor.any()):
-            moved += 1
-    if trained and moved == 0:
+        if name.endswith("lora_B.weight") and tensor.numel():
+            moved.append(bool(tensor.any()))
+    if trained and moved and not any(moved):
         fix = "take the adapter of stage 2; stage 1 trains projector and mining alone"
         findings.fail("every lora_B", "is zero: the adapter changes nothing, untrained", fix)
-    return {"expected_tensors": len(wanted), "lora_b_nonzero": moved}
+    return {"expected_tensors": len(wanted), "lora_b_nonzero": sum(moved)}
 
 
 def _check_shape(
     findings: Findings, name: str, source: TensorSource, wanted: tuple[int, ...]
-) -> bool:
-    if source.shape == wanted:
-        return True
-    fix = SAME_RUN if source.nbytes else GATHER
-    problem = f"has shape {source.shape}, rank and base model ask for {wanted}"
-    findings.fail(name, problem, fix)
-    return False
+) -> None:
+    if source.shape != wanted:
+        problem = f"has shape {source.shape}, rank and base model ask for {wanted}"
+        findings.fail(name, problem, SAME_RUN if source.nbytes else GATHER)
 
 
 def _guess_settings(adapter: Mapping[str, TensorSource]) -> LoraSettings:

@@ -25,7 +25,7 @@ TARGET_MODULES = (
 )
 _ADAPTER = "default"
 _MAGNITUDE = "lora_magnitude_vector"
-_BLOCK = 1 << 22  # numbers of a weight that are held in float32 at a time
+_BLOCK = 1 << 18  # numbers of a weight that are held in a wider type at a time
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,142 @@
+"""What a merge does to folders and memory: killed, redone, streamed."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from mgm_adapters import KINDS, parts_flags, write_adapter
+
+from recap.errors import RecapError
+from recap.mgm.merge import merge_lora_weights
+from recap.mgm.micro import write_micro_parts
+from recap.mgm.tensors import open_model_folder
+from recap.settings import MergeSettings
+
+SCRIPTS = Path(__file__).resolve().parents[3] / "scripts"
+SETTINGS = MergeSettings(max_shard_size="500KB")
+
+KILLED_AT_THE_THIRD_SHARD = """
+import os, signal, sys
+import merge_lora_weights
+from recap.cli import run_cli
+from recap.mgm import tensors
+
+write, calls = tensors.write_safetensors, []
+
+def dying(*arguments):
+    calls.append(1)
+    if len(calls) == 3:
+        os.kill(os.getpid(), signal.SIGKILL)
+    write(*arguments)
+
+tensors.write_safetensors = dying
+run_cli(merge_lora_weights.main, merge_lora_weights.parser(), sys.argv[1:])
+"""
+
+PEAK_OF_A_MERGE = """
+import sys, threading, time
+import merge_lora_weights
+from recap.cli import run_cli
+
+def anonymous():
+    with open("/proc/self/status") as status:
+        return next(int(line.split()[1]) << 10 for line in status if line.startswith("RssAnon"))
+
+def watch():
+    while not done.is_set():
+        seen.append(anonymous())
+        time.sleep(0.001)
+
+small, large = (sys.argv[1:][i::2] for i in (0, 1))
+run_cli(merge_lora_weights.main, merge_lora_weights.parser(), small)
+done, seen = threading.Event(), [anonymous()]
+watcher = threading.Thread(target=watch)
+watcher.start()
+run_cli(merge_lora_weights.main, merge_lora_weights.parser(), large)
+done.set()
+watcher.join()
+print(max(seen) - seen[0])
+"""
+
+
+def arguments(adapter, parts, out, settings=SETTINGS):
+    flags = ["--lora-path", adapter, *parts_flags(parts), "--output-path", out]
+    return [str(flag) for flag in (*flags, "--settings", settings.model_dump_json())]
+
+
+def python(code, *argv):
+    environment = os.environ | {"PYTHONPATH": str(SCRIPTS), "MALLOC_MMAP_THRESHOLD_": "65536"}
+    command = [sys.executable, "-c", code, *argv]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+
+
+def interrupt(*_arguments, **_named):
+    raise KeyboardInterrupt
+
+
+def test_a_killed_merge_leaves_nothing_that_looks_whole(mgm_parts, mgm_adapter, tmp_path):
+    out = tmp_path / "merged"
+    killed = python(KILLED_AT_THE_THIRD_SHARD, *arguments(mgm_adapter, mgm_parts, out))
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert not out.exists()
+    assert [path.name for path in tmp_path.iterdir()] == [".merged.partial"]
+    merge_lora_weights(mgm_adapter, mgm_parts, out, SETTINGS)
+    assert [path.name for path in tmp_path.iterdir()] == ["merged"]
+    index = json.loads((out / "model.safetensors.index.json").read_text())
+    shards = {path.name for path in out.glob("*.safetensors")}
+    assert set(index["weight_map"].values()) == shards
+    assert len(shards) > 3
+
+
+def test_an_interrupted_second_merge_keeps_the_first(mgm_parts, mgm_adapter, tmp_path, monkeypatch):
+    out = tmp_path / "merged"
+    merge_lora_weights(mgm_adapter, mgm_parts, out, SETTINGS)
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    monkeypatch.setattr("recap.mgm.merge.write_manifest", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        merge_lora_weights(mgm_adapter, mgm_parts, out, SETTINGS)
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+
+
+def test_links_are_not_followed_into_other_folders(mgm_parts, mgm_adapter, tmp_path):
+    earlier = tmp_path / "earlier"
+    merge_lora_weights(mgm_adapter, mgm_parts, earlier, SETTINGS)
+    for name, target in (("a", mgm_adapter), ("b", mgm_parts.language_model), ("c", earlier)):
+        (tmp_path / name).symlink_to(target)
+        with pytest.raises(RecapError, match="symbolic link; choose a folder of its own"):
+            merge_lora_weights(mgm_adapter, mgm_parts, tmp_path / name, SETTINGS)
+    (tmp_path / "parent").symlink_to(mgm_adapter.parent)
+    inside = tmp_path / "parent" / mgm_adapter.name
+    with pytest.raises(RecapError, match="is, holds or lies in"):
+        merge_lora_weights(mgm_adapter, mgm_parts, inside, SETTINGS)
+
+
+def test_a_merge_holds_one_shard_and_one_layer(mgm_parts, mgm_adapter, tmp_path):
+    parts = write_micro_parts(tmp_path / "wide", seed=1, hidden_size=512, layers=8)
+    adapter = write_adapter(parts, tmp_path / "adapter", KINDS["DoRA"])
+    settings = MergeSettings(max_shard_size="5MB")
+    small = arguments(mgm_adapter, mgm_parts, tmp_path / "small", settings)
+    large = arguments(adapter, parts, tmp_path / "large", settings)
+    pairs = [flag for pair in zip(small, large, strict=True) for flag in pair]
+    finished = python(PEAK_OF_A_MERGE, *pairs)
+    assert finished.returncode == 0, finished.stderr
+    peak = int(finished.stdout.split()[-1])
+    base = open_model_folder(parts.language_model)
+    layer = sum(s.nbytes for name, s in base.items() if name.startswith("model.layers.0."))
+    total = sum(source.nbytes for source in base.values())
+    shard = max(path.stat().st_size for path in (tmp_path / "large").glob("*.safetensors"))
+    assert shard < 5.1e6
+    assert total > 4 * (shard + layer)
+    assert peak <= shard + layer + 4e6, (peak, shard, layer)
+
+
+def test_the_log_lists_the_largest_change_first(mgm_parts, mgm_adapter, tmp_path, caplog):
+    caplog.set_level("INFO")
+    report = merge_lora_weights(mgm_adapter, mgm_parts, tmp_path / "m", SETTINGS)
+    wanted = sorted(report["modules"], key=lambda row: -row["relative_change"])
+    logged = [r.getMessage().split()[0] for r in caplog.records if " of its norm" in r.getMessage()]
+    assert logged == [row["module"] for row in wanted]
