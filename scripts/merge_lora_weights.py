@@ -6,6 +6,7 @@ from typing import Any
 
 from recap.cli import add_json_option, make_parser, parse_settings, run_cli
 from recap.mgm.options import add_parts_options, parts_from_args
+from recap.mgm.upstream_options import add_format_options, towers_from_args
 from recap.settings import MergeSettings
 
 
@@ -31,6 +32,7 @@ def parser() -> argparse.ArgumentParser:
         help="folder to write: absent, empty or a merge",
     )
     options.add_argument("--settings", default="{}", help="MergeSettings as JSON or a file")
+    add_format_options(options)
     options.add_argument("--report", type=Path, help="JSON with the change of each module")
     add_json_option(options)
     return options
@@ -46,6 +48,7 @@ def main(args: argparse.Namespace) -> dict[str, Any]:
         args.output_path,
         parse_settings(MergeSettings, args.settings),
         report=args.report,
+        towers=towers_from_args(args),
     )
 
 

@@ -15,6 +15,7 @@ from .loading import fill_projector
 from .lora import adapter_state, add_lora, fill_adapter, has_lora
 from .modeling import MGMForCausalLM
 from .names import ADAPTER_PREFIX, projector_names, projector_suffix
+from .provenance import open_trained_file
 
 ADAPTER_FILE = "adapter_model.safetensors"
 PROJECTOR_FILE = "non_lora_trainables.safetensors"
@@ -37,16 +38,15 @@ def write_tensor_file(path: str | Path, tensors: Mapping[str, torch.Tensor]) -> 
     if Path(path).suffix != ".bin":
         files.write_safetensors(path, tensors)
         return
-    plain = {name: tensor.detach().cpu().clone() for name, tensor in tensors.items()}
-    with atomic_path(path) as temporary:
-        torch.save(plain, temporary)
+    plain = {name: tensors[name].detach().cpu().clone() for name in sorted(tensors)}
+    # through a stream: given a path, torch writes the temporary file's name into the archive
+    with atomic_path(path) as temporary, temporary.open("wb") as stream:
+        torch.save(plain, stream)
 
 
 def read_projector(path: str | Path) -> dict[str, torch.Tensor]:
     """Return the tensors of projector and mining by bare name, whatever prefix the file has."""
-    named = (
-        (projector_suffix(name), source) for name, source in files.open_tensor_file(path).items()
-    )
+    named = ((projector_suffix(name), source) for name, source in open_trained_file(path).items())
     return {name: source.load() for name, source in named if name is not None}
 
 
@@ -54,10 +54,12 @@ def load_projector(model: MGMForCausalLM, path: str | Path) -> None:
     """Copy projector and mining from a file; towers in the same file are ignored.
 
     Raises:
-        RecapError: if the file lacks one of the 16 tensors or one does not fit.
+        RecapError: if the file lacks one of the 16 tensors, one does not fit, or
+            is not what the manifest beside the file says.
     """
+    tensors = read_projector(path)
     try:
-        fill_projector(model, read_projector(path))
+        fill_projector(model, tensors)
     except RecapError as error:
         raise RecapError(f"{path}: {error}") from error
 
@@ -101,8 +103,18 @@ def find_file(folder: str | Path, stem: str) -> Path:
 
 
 def load_adapter(model: MGMForCausalLM, adapter_dir: str | Path) -> MGMForCausalLM:
-    """Attach a saved adapter and load its projector; the model stays in evaluation mode."""
+    """Attach a saved adapter and load its projector; the model stays in evaluation mode.
+
+    Raises:
+        RecapError: if a file is broken, a tensor does not fit this base, or is
+            not what the manifest in the folder says.
+    """
+    path = find_file(adapter_dir, "adapter_model")
+    tensors = {name: source.load() for name, source in open_trained_file(path).items()}
     add_lora(model, read_adapter_settings(adapter_dir), seed=0)
-    fill_adapter(model, files.read_tensor_file(find_file(adapter_dir, "adapter_model")))
+    try:
+        fill_adapter(model, tensors)
+    except RecapError as error:
+        raise RecapError(f"{path}: {error}") from error
     load_projector(model, find_file(adapter_dir, "non_lora_trainables"))
     return model.eval()

@@ -1,6 +1,7 @@
 """Building, saving and loading models, projectors and adapters in upstream's files."""
 
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,9 @@ from .names import (
 from .openclip import open_convnext, weights_file
 from .parts import ModelParts
 from .processing import ImagePreprocessor
-from .provenance import recorded_base, verify_checkpoint
+from .provenance import TensorTable, by_file, recorded_base, verify_checkpoint
+from .upstream import MIN_SHARDS, write_upstream_side_files
+from .upstream_rules import UpstreamTowers
 
 __all__ = [
     "base_sources",
@@ -41,11 +44,15 @@ __all__ = [
     "load_checkpoint",
     "load_projector",
     "load_tokenizer",
+    "open_towers",
     "projector_state",
     "read_projector",
+    "require_own_tokenizer",
     "save_adapter",
     "save_checkpoint",
     "save_projector",
+    "tokenizer_fingerprint",
+    "write_checkpoint_files",
     "write_side_files",
 ]
 
@@ -73,6 +80,12 @@ def base_sources(parts: ModelParts) -> dict[str, files.TensorSource]:
         for name, source in files.open_model_folder(parts.language_model).items()
         if not name.endswith("rotary_emb.inv_freq")
     }
+    return sources | open_towers(parts)
+
+
+def open_towers(parts: ModelParts) -> dict[str, files.TensorSource]:
+    """Return the tensors of both towers under a full checkpoint's names, read lazily."""
+    sources = {}
     for name, source in files.open_model_folder(parts.clip).items():
         inner = name.removeprefix("clip.").removeprefix("vision_model.")
         if inner.startswith(_CLIP_MODULES) and inner != "embeddings.position_ids":
@@ -171,8 +184,47 @@ def save_checkpoint(
     """Write a full checkpoint: sharded safetensors with index, configuration, tokenizer."""
     kind = files.torch_dtype(dtype)
     state = {name: tensor.detach().to(kind) for name, tensor in checkpoint_state(model).items()}
-    files.write_sharded(files.as_sources(state), out_dir, max_shard_size)
-    write_side_files(model.config, Path(tokenizer.name_or_path), Path(out_dir), dtype)
+    write_checkpoint_files(
+        files.as_sources(state),
+        model.config,
+        Path(tokenizer.name_or_path),
+        Path(out_dir),
+        dtype=dtype,
+        max_shard_size=max_shard_size,
+    )
+
+
+def write_checkpoint_files(
+    sources: Mapping[str, files.TensorSource],
+    config: Any,
+    tokenizer_dir: Path,
+    out: Path,
+    *,
+    dtype: str,
+    max_shard_size: str,
+    towers: UpstreamTowers | None = None,
+) -> dict[str, TensorTable]:
+    """Write a full checkpoint without its manifest.
+
+    Args:
+        sources: its tensors, in the order they are to be distributed.
+        config: its configuration.
+        tokenizer_dir: folder whose tokenizer is copied.
+        out: where.
+        dtype: written as ``torch_dtype``.
+        max_shard_size: such as ``5GB``.
+        towers: write upstream's form, with these paths of the towers.
+
+    Returns:
+        Type, shape and hash of each tensor, by file.
+    """
+    shards = 1 if towers is None else MIN_SHARDS
+    table = files.write_sharded(sources, out, max_shard_size, min_shards=shards)
+    if towers is None:
+        write_side_files(config, tokenizer_dir, out, dtype)
+    else:
+        write_upstream_side_files(config, tokenizer_dir, out, dtype, towers)
+    return by_file(table)
 
 
 def write_side_files(config: Any, tokenizer_dir: Path, out: Path, dtype: str) -> None:
@@ -217,7 +269,7 @@ def load_checkpoint(
     config = config_from_disk(path, clip=clip, convnext=convnext)
     sources = open_checkpoint(path, config)
     tokenizer = load_tokenizer(path)
-    _require_own_tokenizer(path, tokenizer, config.vocab_size)
+    require_own_tokenizer(path, tokenizer, config.vocab_size)
     if verify:
         verify_checkpoint(path)
     kind = files.torch_dtype(dtype)
@@ -226,7 +278,13 @@ def load_checkpoint(
     return model.to(device), tokenizer  # type: ignore[arg-type]
 
 
-def _require_own_tokenizer(path: str | Path, tokenizer: Any, vocabulary: int) -> None:
+def require_own_tokenizer(path: str | Path, tokenizer: Any, vocabulary: int) -> None:
+    """Refuse a tokenizer that is not the one a checkpoint was trained with.
+
+    Raises:
+        RecapError: if it has more entries than the embedding rows, or another
+            fingerprint than the manifest states.
+    """
     if len(tokenizer) > vocabulary:
         raise RecapError(
             f"{path}: the tokenizer has {len(tokenizer)} entries, the embedding {vocabulary} "

@@ -18,12 +18,14 @@ from . import tensors as files
 from .adapter_config import read_adapter_settings
 from .adapters import find_file, read_projector
 from .check import adapter_kind, inspect_adapter
-from .checkpoint import base_sources, check_sources, write_side_files
+from .checkpoint import base_sources, check_sources, write_checkpoint_files
 from .configuration import MGMConfig, config_from_parts
 from .findings import describe_failures
 from .lora import Update, merged_weight, module_settings, read_update, row_blocks
 from .names import HEAD_NAME, expected_shapes
 from .parts import ModelParts
+from .provenance import describe_origin
+from .upstream_rules import UpstreamTowers, require_folder_name
 
 logger = logging.getLogger(__name__)
 _DIGITS = 6
@@ -44,6 +46,7 @@ def merge_lora_weights(
     settings: MergeSettings,
     *,
     report: str | Path | None = None,
+    towers: UpstreamTowers | None = None,
 ) -> dict[str, Any]:
     """Write the updated weights (see :class:`Update`) and everything else as one checkpoint.
 
@@ -57,6 +60,7 @@ def merge_lora_weights(
         output_path: folder to write; must be absent, empty or an earlier merge.
         settings: type and shard size.
         report: JSON file for the relative change of each merged module.
+        towers: write what unmodified upstream code loads, with these paths of the towers.
 
     Returns:
         The report.
@@ -70,17 +74,29 @@ def merge_lora_weights(
     _refuse_overwrite(out, [Path(adapter_dir), parts.language_model, parts.clip, parts.convnext])
     checked = _require_sound(adapter_dir, parts)
     config = _merged_config(adapter_dir, parts)
+    if towers is not None:
+        require_folder_name(out, config.text_config.model_type)
     dtype = files.torch_dtype(settings.dtype)
     merger = AdapterMerger(adapter_dir, parts, dtype)
     sources = merger.sources(tied=bool(config.text_config.tie_word_embeddings))
     check_sources(parts.language_model, sources, expected_shapes(config))
     partial = out.with_name(f".{out.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
-    files.write_sharded(sources, partial, settings.max_shard_size)
-    write_side_files(config, parts.language_model, partial, settings.dtype)
+    tensors = write_checkpoint_files(
+        sources,
+        config,
+        parts.language_model,
+        partial,
+        dtype=settings.dtype,
+        max_shard_size=settings.max_shard_size,
+        towers=towers,
+    )
     summary = merger.report(settings.dtype, checked["quantization"])
     (partial / _MARKER).touch()
-    _write_manifest(partial, out, adapter_dir, parts, settings, checked, summary, started)
+    details = {"base": checked["base"], "tensors": tensors, "conversation": parts.conversation}
+    details["origin"] = describe_origin(adapter_dir)
+    details["adapter"] = {name: checked[name] for name in _NOTED}
+    _write_manifest(partial, out, adapter_dir, parts, settings, details, summary, started)
     if out.exists():
         shutil.rmtree(out)
     partial.rename(out)
@@ -242,7 +258,7 @@ def _write_manifest(
     adapter_dir: str | Path,
     parts: ModelParts,
     settings: MergeSettings,
-    checked: Mapping[str, Any],
+    details: Mapping[str, Any],
     summary: Mapping[str, Any],
     started: float,
 ) -> None:
@@ -261,11 +277,7 @@ def _write_manifest(
         settings=settings.model_dump(include={"dtype", "max_shard_size"}),
         counts={"merged_modules": summary["merged_modules"]},
         started=started,
-        details={
-            "base": checked["base"],
-            "adapter": {name: checked[name] for name in _NOTED},
-            "conversation": parts.conversation,
-        },
+        details=details,
     )
     document = read_json(partial / "manifest.json")
     for name, entry in document["outputs"].items():

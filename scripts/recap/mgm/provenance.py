@@ -32,11 +32,26 @@ def read_section(folder: str | Path) -> dict[str, Any] | None:
 
 
 def read_details(folder: str | Path) -> dict[str, Any]:
-    """Return ``details`` of the manifest in a folder, empty if there is none."""
-    path = Path(folder) / MANIFEST
+    """Return ``details`` of a manifest or of the one in a folder, empty if there is none."""
+    path = Path(folder) if Path(folder).is_file() else Path(folder) / MANIFEST
     document = read_json(path) if path.is_file() else {}
     details = document.get("details") if isinstance(document, dict) else None
     return details if isinstance(details, dict) else {}
+
+
+def describe_origin(folder: str | Path) -> dict[str, Any] | None:
+    """Return stage, seed and settings of a folder's manifest, to be carried on, or None.
+
+    A folder that was itself converted or merged keeps what came before it.
+    """
+    path = Path(folder) / MANIFEST
+    if not path.is_file():
+        return None
+    document = read_json(path)
+    before = read_details(folder).get("origin")
+    kept = {key: document.get(key) for key in ("stage", "seed", "settings")}
+    kept["stage"] = read_details(folder).get("stage", kept["stage"])
+    return kept | ({"origin": before} if before is not None else {})
 
 
 def recorded_base(folder: str | Path) -> dict[str, str] | None:
@@ -59,7 +74,7 @@ def require_base(folder: str | Path, actual: Mapping[str, str]) -> None:
     files never do.
 
     Args:
-        folder: of an adapter or a projector.
+        folder: of an adapter or a projector, or its manifest.
         actual: fingerprints of the base at hand.
 
     Raises:

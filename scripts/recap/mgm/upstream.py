@@ -8,7 +8,6 @@ import transformers
 
 from ..errors import RecapError
 from ..io import atomic_path, read_json, write_json
-from . import tensors as files
 from .configuration import config_to_disk
 from .processing import ImagePreprocessor
 from .provenance import SECTION_FILE
@@ -91,10 +90,3 @@ def _write_generation_config(source: Path, out: Path, config: dict[str, Any]) ->
     ids = {key: config[key] for key in ("bos_token_id", "eos_token_id", "pad_token_id")}
     version = {"transformers_version": transformers.__version__}
     write_json(out / path.name, {"_from_model_config": True} | ids | version)
-
-
-def write_upstream_weights(
-    sources: dict[str, files.TensorSource], out: Path, max_shard_size: str
-) -> dict[str, dict[str, Any]]:
-    """Write at least two shards and their index; see :func:`recap.mgm.tensors.write_sharded`."""
-    return files.write_sharded(sources, out, max_shard_size, min_shards=MIN_SHARDS)

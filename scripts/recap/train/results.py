@@ -9,6 +9,7 @@ from ..hashing import sha256_file
 from ..manifest import write_manifest
 from ..mgm.checkpoint import save_adapter, save_projector
 from ..mgm.modeling import MGMForCausalLM
+from ..mgm.provenance import tensor_table
 from ..perf import PerfRecord
 from .data import id_order_hash, question_hash
 from .prepare import PreparedData
@@ -68,7 +69,12 @@ def write_results(
         counts=_counts(data),
         started=started,
         seed=request.seed,
-        details=_details(request, data, provenance),
+        details={
+            **_details(request, data, provenance),
+            "tensors": {
+                name: tensor_table(out / name) for name in names if name.endswith(".safetensors")
+            },
+        },
     )
 
 

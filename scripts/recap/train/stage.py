@@ -12,6 +12,7 @@ from transformers import TrainingArguments
 
 from ..hashing import sha256_file
 from ..mgm.conversation import pad_token_id
+from ..mgm.provenance import require_base
 from ..perf import PerfRecord
 from ..versions import STAGE_VERSIONS
 from .audit import log_examples, require_sound_masks
@@ -105,6 +106,8 @@ def _arguments(request: StageRequest, data: PreparedData) -> TrainingArguments:
 def _train(run: _Run, perf: PerfRecord) -> None:
     request, data, book = run.request, run.data, run.book
     base, store = _open_store(run)
+    if request.stage1_manifest is not None:
+        require_base(request.stage1_manifest, base)
     run.stop.raise_if_set("before the first update")
     model = build_stage_model(
         request.parts, request.settings, seed=request.seed, projector=request.projector

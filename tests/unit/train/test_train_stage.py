@@ -98,10 +98,26 @@ def test_finetune_refuses_another_projector(world, pretrained: Path, tmp_path: P
     more = ("--projector", str(tmp_path / "mm_projector.safetensors"))
     with pytest.raises(RecapError, match=r"stage 1's manifest.*--projector-manifest"):
         run(world, "finetune", tmp_path, tuning(world), *more)
-    shutil.copy(pretrained / "manifest.json", tmp_path)
+    elsewhere = ("--projector-manifest", str(pretrained / "manifest.json"))
     with pytest.raises(GateError, match="start_projector_hash"):
-        run(world, "finetune", tmp_path, tuning(world), *more)
+        run(world, "finetune", tmp_path, tuning(world), *more, *elsewhere)
     assert read_json(tmp_path / "result" / "gates.json")["passed"] is False
+    shutil.copy(pretrained / "manifest.json", tmp_path)
+    with pytest.raises(RecapError, match=f"{name} has sha256 .* its manifest says"):
+        run(world, "finetune", tmp_path, tuning(world), *more)
+
+
+def test_finetune_refuses_a_projector_of_another_base(
+    world, pretrained: Path, tmp_path: Path
+) -> None:
+    document = read_json(pretrained / "manifest.json")
+    true = document["details"]["base_fingerprints"]["tokenizer"]
+    document["details"]["base_fingerprints"]["tokenizer"] = "0" * 64
+    shutil.copy(pretrained / "mm_projector.safetensors", tmp_path)
+    (tmp_path / "manifest.json").write_text(json.dumps(document))
+    more = ("--projector", str(tmp_path / "mm_projector.safetensors"))
+    with pytest.raises(RecapError, match=f"tokenizer: trained on {'0' * 64}, given {true}"):
+        run(world, "finetune", tmp_path, tuning(world), *more)
 
 
 @pytest.mark.parametrize("stage", ["pretrain", "finetune"])
