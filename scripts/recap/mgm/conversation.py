@@ -98,11 +98,11 @@ def render(turns: Sequence[tuple[str, str]], template: Template) -> str:
 
 
 def _prompt(question: str, form: Template) -> str:
-    return form.turn.format(text=question) + form.header
+    return form.fill(form.turn, question) + form.header
 
 
 def _answer(answer: str, form: Template) -> str:
-    return form.answer.format(text=answer) + form.separator
+    return form.fill(form.answer, answer) + form.separator
 
 
 def encode_prompt(text: str, tokenizer: Any, template: str = "gemma") -> list[int]:

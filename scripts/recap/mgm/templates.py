@@ -10,9 +10,10 @@ What the templates were checked against:
   the same release. LLaVA puts no BOS text between rounds; should a fork do so,
   only conversations of several rounds differ.
 * ``llama_3``: Meta's published format of turns (``<|start_header_id|>role
-  <|end_header_id|>``, blank line, text, ``<|eot_id|>``), which LLaVA-NeXT
-  renders in the same way, and LLaVA-NeXT's system prompt. MGM's own source was
-  not at hand: its system prompt is not confirmed.
+  <|end_header_id|>``, blank line, trimmed text, ``<|eot_id|>``) and LLaVA-NeXT's
+  system prompt, as in ``conv_llava_llama_3`` of its copy in PyPI ``llavaction``
+  0.0.1. MGM's own source was not at hand: neither its system prompt nor its
+  trimming is confirmed.
 
 No template contains the text of BOS: the tokenizer adds it, once.
 """
@@ -34,6 +35,8 @@ class Template:
         stop: tokens that end a generated answer.
         reserved: text that no turn may contain, as it would shift a border.
         system: text in front of the first turn.
+        trimmed: whether white space around a text is removed: a newline at the start of
+            an answer would melt into the header's.
     """
 
     turn: str
@@ -43,6 +46,11 @@ class Template:
     stop: tuple[str, ...]
     reserved: tuple[str, ...]
     system: str = ""
+    trimmed: bool = False
+
+    def fill(self, form: str, text: str) -> str:
+        """Put a text into :attr:`turn` or :attr:`answer`."""
+        return form.format(text=text.strip() if self.trimmed else text)
 
 
 _VICUNA_SYSTEM = (
@@ -95,6 +103,7 @@ TEMPLATES: dict[str, Template] = {
             "<|eot_id|>",
         ),
         system=f"<|start_header_id|>system<|end_header_id|>\n\n{_LLAMA_3_SYSTEM}<|eot_id|>",
+        trimmed=True,
     ),
 }
 

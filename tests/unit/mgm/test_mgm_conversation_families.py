@@ -124,7 +124,7 @@ def llama_3_oracle(tokenizer, rounds):
     labels = [-100]
     for role, text in turns:
         header = image_ids(tokenizer, f"<|start_header_id|>{role}<|end_header_id|>\n\n")[1:]
-        body = image_ids(tokenizer, f"{text}<|eot_id|>")[1:]
+        body = image_ids(tokenizer, f"{text.strip()}<|eot_id|>")[1:]
         ids += header + body
         labels += [-100] * len(header) + (body if role == "assistant" else [-100] * len(body))
     return ids, labels
@@ -203,6 +203,14 @@ def test_prompt_ends_where_the_answer_begins(family, question, tokenizers):
         assert tokenizer.decode(prompt, skip_special_tokens=False).removeprefix(
             tokenizer.bos_token
         ).lstrip() == GENERATION[family]  # fmt: skip
+
+
+def test_llama_3_keeps_an_answer_s_newlines_out_of_the_header(tokenizers):
+    tokenizer, rounds = tokenizers["llama_3"], [("Hi\n", "\n\nA dog.\n"), (" b", "\n c")]
+    ids, labels = encode_sample(sample(rounds), tokenizer, "llama_3")
+    assert (ids, labels) == llama_3_oracle(tokenizer, rounds)
+    prompt = encode_prompt("Hi\n", tokenizer, "llama_3")
+    assert ids[: len(prompt)] == prompt
 
 
 @pytest.mark.parametrize("family", sorted(TEMPLATES))
