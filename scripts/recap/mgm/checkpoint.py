@@ -31,6 +31,7 @@ from .names import (
 from .openclip import open_convnext, weights_file
 from .parts import ModelParts
 from .processing import ImagePreprocessor
+from .sentencepieces import require_same_pieces
 from .provenance import TensorTable, by_file, recorded_base, verify_checkpoint
 from .upstream import MIN_SHARDS, write_upstream_side_files
 from .upstream_rules import UpstreamTowers
@@ -141,7 +142,8 @@ def load_tokenizer(path: str | Path) -> Any:
     """Return the tokenizer of a folder.
 
     Raises:
-        RecapError: if there is none, or it does not add BOS as MGM expects.
+        RecapError: if there is none, it does not add BOS as MGM expects, or the library
+            misreads its file.
     """
     from transformers import AutoTokenizer
 
@@ -152,6 +154,7 @@ def load_tokenizer(path: str | Path) -> Any:
     ids = tokenizer("a").input_ids
     if not ids or ids[0] != tokenizer.bos_token_id:
         raise RecapError(f"the tokenizer in {path} does not put BOS first; set add_bos_token")
+    require_same_pieces(tokenizer, path)
     return tokenizer
 
 

@@ -296,3 +296,28 @@ def test_rotary_frequencies_in_old_files_are_passed_over(parts, tmp_path):
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     model = build_model(replace(parts, language_model=folder), dtype="float32", seed=0)
     assert not any("inv_freq" in name for name in model.state_dict())
+
+
+def test_a_vocabulary_file_that_the_library_misreads_is_refused(tmp_path):
+    """Read for Mistral, the file loses the space in front of a text; for Llama it does not."""
+    import sentencepiece
+
+    from recap.mgm.checkpoint import load_tokenizer
+
+    text = tmp_path / "text.txt"
+    text.write_text("[INST] What is it? [/INST] USER: two words, a dog and a cat.\n" * 20)
+    sentencepiece.SentencePieceTrainer.train(
+        input=str(text), model_prefix=str(tmp_path / "tokenizer"), model_type="bpe",
+        vocab_size=320, byte_fallback=True, minloglevel=2, hard_vocab_limit=False,
+        normalization_rule_name="identity", remove_extra_whitespaces=False,
+    )  # fmt: skip
+    settings = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
+    settings |= {"tokenizer_class": "LlamaTokenizer", "add_bos_token": True}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings))
+    for kind in ("llama", "mistral"):
+        (tmp_path / "config.json").write_text(json.dumps({"model_type": kind}))
+        if kind == "llama":
+            assert load_tokenizer(tmp_path)("USER:").input_ids[0] == 1
+            continue
+        with pytest.raises(RecapError, match=r"put the model's tokenizer.json beside it"):
+            load_tokenizer(tmp_path)
