@@ -31,8 +31,8 @@ from .names import (
 from .openclip import open_convnext, weights_file
 from .parts import ModelParts
 from .processing import ImagePreprocessor
-from .sentencepieces import require_same_pieces
 from .provenance import TensorTable, by_file, recorded_base, verify_checkpoint
+from .sentencepieces import require_same_pieces
 from .upstream import MIN_SHARDS, write_upstream_side_files
 from .upstream_rules import UpstreamTowers
 
