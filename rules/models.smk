@@ -11,6 +11,12 @@ rule build_demo_world:
         sft="resources/worlds/{world}/sft.json",
         questions="resources/worlds/{world}/textvqa/llava_textvqa_val_v051_ocr.jsonl",
         annotations="resources/worlds/{world}/textvqa/TextVQA_0.5.1_val.json",
+        mmbench="resources/worlds/{world}/mmbench/mmbench_dev_20230712.tsv",
+        pope="resources/worlds/{world}/pope/llava_pope_test.jsonl",
+        pope_labels=expand(
+            "resources/worlds/{{world}}/pope/coco/coco_pope_{category}.json",
+            category=("random", "popular", "adversarial"),
+        ),
         truth="resources/worlds/{world}/truth.jsonl",
         bad_lines="resources/worlds/{world}/bad_lines.json",
         summary="resources/worlds/{world}/world.json",

@@ -17,7 +17,13 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("--benchmark", required=True, help="name of the benchmark row")
     result.add_argument("--protocol", required=True, help="benchmark protocol, JSON or a path")
     result.add_argument("--answers", type=Path, required=True, help="merged answer file")
-    result.add_argument("--annotations", type=Path, required=True, help="annotation file or folder")
+    result.add_argument(
+        "--annotations",
+        type=Path,
+        nargs="+",
+        required=True,
+        help="annotation file, folder, or the files of one folder",
+    )
     result.add_argument("--questions", type=Path, help="question file, where scoring needs it")
     result.add_argument("--real-answers", type=Path, help="of a control: the model's real answers")
     result.add_argument("--out", type=Path, required=True, help="score document to write")
@@ -35,7 +41,7 @@ def main(args: argparse.Namespace) -> None:
         args.benchmark,
         protocol,
         args.answers,
-        args.annotations,
+        args.annotations[0] if len(args.annotations) == 1 else args.annotations[0].parent,
         args.out,
         args.per_question,
         args.questions,

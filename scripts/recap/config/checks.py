@@ -122,10 +122,10 @@ def _check_sources(experiment: "Experiment") -> None:
         if row.source == "world" and row.root not in config.worlds:
             _fail(key, f"world `{row.root}` is not described under `worlds`")
         for field in fields.split():
-            name = getattr(row, field)
-            path = Path(row.root) / name
-            if row.source == "local" and name and not path.is_file():
-                _fail(key, f"{path} does not exist; correct `root` and `{field}`")
+            for name in getattr(row, field).split(",") if row.source == "local" else ():
+                path = Path(row.root) / name
+                if name and not path.is_file():
+                    _fail(key, f"{path} does not exist; correct `root` and `{field}`")
 
 
 def _check_training(experiment: "Experiment") -> None:

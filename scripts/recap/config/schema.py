@@ -114,7 +114,9 @@ class BenchmarkRow(Settings):
     )
     root: str = Field(description="folder of the files below, or a world's name")
     questions: str = Field(description="question file, one JSON object a line")
-    annotations: str = Field(description="reference answers")
+    annotations: str = Field(
+        description="reference answers; several files of one folder are parted by commas"
+    )
     images: str = Field(description="image folder inside `root`")
     count: int = Field(
         ge=1, description="questions in the file, verified when answers are gathered"

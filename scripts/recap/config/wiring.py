@@ -203,10 +203,10 @@ class Wiring:
         row = self.experiment.benchmarks[benchmark]
         return self.data_file(row, row.questions)
 
-    def annotations(self, benchmark: str) -> str:
-        """Return a benchmark's annotation file."""
+    def annotations(self, benchmark: str) -> list[str]:
+        """Return a benchmark's annotation files."""
         row = self.experiment.benchmarks[benchmark]
-        return self.data_file(row, row.annotations)
+        return [self.data_file(row, name) for name in row.annotations.split(",")]
 
     def protocol(self, benchmark: str) -> str:
         """Return a benchmark's protocol as JSON."""
