@@ -21,6 +21,6 @@ STAGE_VERSIONS: dict[str, int] = {
     "convert": 1,
     "predict": 1,
     "score": 1,
-    "compare": 1,
+    "compare": 2,
     "report": 1,
 }

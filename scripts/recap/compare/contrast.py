@@ -4,10 +4,10 @@ import math
 from typing import Any
 
 import numpy as np
-from scipy import stats
 
 from ..hashing import sha256_bytes
 from ..settings import CompareSettings
+from .crossed import crossed_p_value, half_width, minimum_detectable_effect
 from .resampling import (
     CrossedTable,
     FloatArray,
@@ -17,12 +17,7 @@ from .resampling import (
     pigeonhole_interval,
 )
 from .scores import BenchmarkScores
-from .significance import (
-    crossed_p_value,
-    mcnemar,
-    minimum_detectable_effect,
-    permutation_p_value,
-)
+from .significance import mcnemar, permutation_p_value
 
 Row = dict[str, Any]
 _RIGHT = 50.0
@@ -84,7 +79,6 @@ def contrast_arms(
         "questions": differences.shape[1],
         "images": scores.image_count,
         "seeds": differences.shape[0],
-        "difference": table.mean,
         **_uncertainty(scores, table, (arm, reference), settings, comparisons),
         "seed_differences": [float(mean) for mean in table.seed_means],
         "seed_standard_deviation": _deviation(table.seed_means),
@@ -92,6 +86,41 @@ def contrast_arms(
         "changed_answers": _changed(scores, arm, reference, differences),
         "categories": _categories(scores, differences, settings.confidence),
     }
+
+
+def weigh_difference(table: CrossedTable, settings: CompareSettings, seed: int) -> Row:
+    """Return what a verdict on ``table.mean`` rests on: interval and p-values.
+
+    Args:
+        table: differences of two arms, points.
+        settings: confidence and resamples.
+        seed: of the resampling.
+    """
+    low, high = crossed_interval(
+        table, confidence=settings.confidence, samples=settings.bootstrap_samples, seed=seed
+    )
+    by_images = permutation_p_value(table, samples=settings.permutation_samples, seed=seed)
+    by_seeds = crossed_p_value(table.mean, crossed_spread(table))
+    several = table.sums.shape[0] > 1
+    return {
+        "difference": table.mean,
+        "interval": [low, high],
+        "p_permutation": by_images,
+        "p_crossed": by_seeds,
+        "p_value": max(by_images, by_seeds) if several else by_images,
+    }
+
+
+def detectable_effect(
+    table: CrossedTable, settings: CompareSettings, comparisons: int
+) -> tuple[float, str]:
+    """Return the minimum detectable effect in points, and what sets it."""
+    effect, method = minimum_detectable_effect(
+        crossed_spread(table),
+        alpha=(1 - settings.confidence) / max(1, comparisons),
+        power=settings.power,
+    )
+    return (100 * effect if method == "rule of three" else effect), method
 
 
 def _uncertainty(
@@ -103,31 +132,17 @@ def _uncertainty(
 ) -> Row:
     spread = crossed_spread(table)
     seed = derived_seed(settings.seed, scores.benchmark, *arms)
-    resampling: dict[str, Any] = {
-        "confidence": settings.confidence,
-        "samples": settings.bootstrap_samples,
-    }
-    low, high = crossed_interval(table, seed=seed, **resampling)
-    effect, method = minimum_detectable_effect(
-        spread,
-        clusters=scores.image_count,
-        alpha=(1 - settings.confidence) / max(1, comparisons),
-        power=settings.power,
-        half_width=(high - low) / 2,
+    effect, method = detectable_effect(table, settings, comparisons)
+    pigeonhole = pigeonhole_interval(
+        table, confidence=settings.confidence, samples=settings.bootstrap_samples, seed=seed
     )
-    by_images = permutation_p_value(table, samples=settings.permutation_samples, seed=seed)
-    by_seeds = crossed_p_value(table.mean, spread)
-    several = table.sums.shape[0] > 1
     return {
-        "interval": [low, high],
-        "pigeonhole_interval": list(pigeonhole_interval(table, seed=seed, **resampling)),
+        **weigh_difference(table, settings, seed),
+        "pigeonhole_interval": list(pigeonhole),
         "standard_error": spread.standard_error,
         "seed_variance_share": _share(spread.seed_variance, spread.standard_error**2),
         "degrees_of_freedom": _finite(spread.degrees_of_freedom),
-        "p_permutation": by_images,
-        "p_crossed": by_seeds,
-        "p_value": max(by_images, by_seeds) if several else by_images,
-        "minimum_detectable_effect": 100 * effect if method == "rule of three" else effect,
+        "minimum_detectable_effect": effect,
         "minimum_detectable_effect_method": method,
     }
 
@@ -167,9 +182,7 @@ def _categories(scores: BenchmarkScores, differences: FloatArray, confidence: fl
             inside = values == value
             images = np.unique(scores.images[inside], return_inverse=True)[1]
             table = crossed_table(differences[:, inside], images.astype(np.int64))
-            spread = crossed_spread(table)
-            quantile = float(stats.t.ppf((1 + confidence) / 2, spread.degrees_of_freedom))
-            half = quantile * spread.standard_error
+            half = half_width(crossed_spread(table), confidence)
             rows.append(
                 {
                     "category": field,

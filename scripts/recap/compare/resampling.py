@@ -59,15 +59,42 @@ class Spread:
 
     Attributes:
         image_variance: from the choice of images (and image-by-seed noise).
-        seed_variance: from the training seeds; 0 where there is one seed.
-        standard_error: square root of their sum.
-        degrees_of_freedom: Welch-Satterthwaite, infinite if nothing varies.
+        between_variance: of the mean, as the seed means alone show it: seeds'
+            own effect and image-by-seed noise; 0 where there is one seed.
+        noise_variance: the share of ``between_variance`` that image-by-seed
+            noise is expected to make; the image part holds it already.
+        seeds: S.
+        images: C.
     """
 
     image_variance: float
-    seed_variance: float
-    standard_error: float
-    degrees_of_freedom: float
+    between_variance: float
+    noise_variance: float
+    seeds: int
+    images: int
+
+    @property
+    def seed_variance(self) -> float:
+        """Return the part of the training seeds themselves, never negative."""
+        return max(0.0, self.between_variance - self.noise_variance)
+
+    @property
+    def standard_error(self) -> float:
+        """Return the square root of the image part and the seeds' part."""
+        return float(np.sqrt(self.image_variance + self.seed_variance))
+
+    @property
+    def degrees_of_freedom(self) -> float:
+        """Return Welch and Satterthwaite's number (1946), infinite if nothing varies.
+
+        It describes the standard error. Nothing is decided by it: Student's t
+        with this number rejected equal arms in up to 18 % of simulated cases
+        with two seeds and 12 % with three, at a nominal 5 %.
+        """
+        total = self.image_variance + self.seed_variance
+        split = self.image_variance**2 / max(1, self.images - 1)
+        split += self.seed_variance**2 / max(1, self.seeds - 1)
+        return total**2 / split if split > 0 else float("inf")
 
 
 def crossed_spread(table: CrossedTable) -> Spread:
@@ -77,25 +104,20 @@ def crossed_spread(table: CrossedTable) -> Spread:
     seeds (Liang and Zeger 1986, factor C/(C-1)). The seed part is the
     variance of the seed means less what image-by-seed noise puts there, since
     the image part holds that already: the subtraction of Cameron, Gelbach and
-    Miller (2011, eq. 2.11), floored at zero. Degrees of freedom follow
-    Satterthwaite (1946).
+    Miller (2011, eq. 2.11), floored at zero.
     """
     seeds, images = table.sums.shape
     questions = table.sizes.sum()
     residuals = table.sums - table.mean * table.sizes
     image_part = _scale(images) * float(np.sum(residuals.sum(axis=0) ** 2))
     image_part /= (seeds * questions) ** 2
-    seed_part = 0.0
-    if seeds > 1:
-        offsets = table.seed_means - table.mean
-        inner = residuals - residuals.mean(axis=0) - offsets[:, None] * table.sizes
-        noise = images * float(np.sum(inner**2)) / max(1, (seeds - 1) * (images - 1))
-        between = float(np.sum(offsets**2)) / (seeds * (seeds - 1))
-        seed_part = max(0.0, between - noise / (seeds * questions**2))
-    total = image_part + seed_part
-    split = image_part**2 / max(1, images - 1) + seed_part**2 / max(1, seeds - 1)
-    freedom = total**2 / split if split > 0 else float("inf")
-    return Spread(image_part, seed_part, float(np.sqrt(total)), freedom)
+    if seeds == 1:
+        return Spread(image_part, 0.0, 0.0, seeds, images)
+    offsets = table.seed_means - table.mean
+    inner = residuals - residuals.mean(axis=0) - offsets[:, None] * table.sizes
+    noise = images * float(np.sum(inner**2)) / max(1, (seeds - 1) * (images - 1))
+    between = float(np.sum(offsets**2)) / (seeds * (seeds - 1))
+    return Spread(image_part, between, noise / (seeds * questions**2), seeds, images)
 
 
 def _scale(clusters: int) -> float:
@@ -107,18 +129,20 @@ def bootstrap_means(table: CrossedTable, samples: int, seed: int) -> FloatArray:
 
     Images are drawn with replacement with all their questions and all seeds
     (cluster bootstrap, Davison and Hinkley 1997, section 3.8); the mean is a
-    ratio, since images hold different numbers of questions.
+    ratio, since images hold different numbers of questions. Images that look
+    alike (same sums, same size: most differences are zero) are counted
+    together, which changes no distribution and saves most of the draws.
     """
     rng = np.random.default_rng(seed)
     images = table.sizes.size
-    chunk = max(1, _CELLS_AT_ONCE // images)
+    kinds, counts = np.unique(np.vstack([table.sums, table.sizes]), axis=1, return_counts=True)
+    chunk = max(1, _CELLS_AT_ONCE // counts.size)
     parts = []
     for start in range(0, samples, chunk):
         rows = min(chunk, samples - start)
-        draws = rng.integers(0, images, size=(rows, images))
-        flat = (draws + np.arange(rows)[:, None] * images).ravel()
-        weights = np.bincount(flat, minlength=rows * images).reshape(rows, images)
-        parts.append((weights @ table.sums.T) / (weights @ table.sizes)[:, None])
+        weights = rng.multinomial(images, counts / images, size=rows).astype(np.float64)
+        sums = weights @ kinds.T
+        parts.append(sums[:, :-1] / sums[:, -1:])
     return np.concatenate(parts)
 
 
@@ -127,28 +151,35 @@ def crossed_interval(
 ) -> tuple[float, float]:
     """Return a bootstrap interval of ``table.mean`` over images crossed with seeds.
 
-    Each resample draws images with replacement. Two or three seeds are too
-    few to be resampled the same way: a resample of two seeds has three
-    possible values and half the true variance, and plain resampling of both
-    (the pigeonhole bootstrap of Owen 2007, see :func:`pigeonhole_interval`)
-    covered the truth in 68 % of simulated cases at a nominal 95 %. So the
-    seeds' part of each resample is drawn from the t distribution with S - 1
-    degrees of freedom, scaled to the seed variance of :func:`crossed_spread`.
-    The image part is widened by sqrt(C/(C-1)) t/z for few images. Simulated
-    coverage at 95 %: 0.93 to 0.97 with three seeds and with two seeds whose
-    effect is small; 0.88 with two seeds whose effect dominates everything.
+    The image part is the cluster bootstrap, widened by sqrt(C/(C-1)) t/z for
+    few images. Two or three seeds are too few to be resampled the same way: a
+    resample of two seeds has three possible values and half the true variance,
+    and plain resampling of both (the pigeonhole bootstrap of Owen 2007, see
+    :func:`pigeonhole_interval`) covered the truth in 68 % of simulated cases
+    at a nominal 95 %. Each resample instead gets a normal deviate whose
+    variance is itself drawn, from what S seeds leave possible:
+
+        max(0, (S - 1) between / chi-squared(S - 1) - noise)
+
+    with the variances of :class:`Spread`: a generalized confidence interval
+    (Weerahandi 1993). Where the seeds dominate this is Student's t with S - 1
+    degrees of freedom; where two seeds agree by chance, it doesn't conclude
+    that all seeds agree. ``make calibrate`` measures the coverage.
 
     With one seed the interval speaks about these weights only.
     """
-    means = bootstrap_means(table, samples, seed).mean(axis=1)
+    totals = CrossedTable(sums=table.sums.mean(axis=0, keepdims=True), sizes=table.sizes)
+    means = bootstrap_means(totals, samples, seed)[:, 0]
     seeds, images = table.sums.shape
     tail = (1 + confidence) / 2
     wider = float(stats.t.ppf(tail, max(1, images - 1)) / stats.norm.ppf(tail))
     deviations = (means - table.mean) * wider * np.sqrt(_scale(images))
-    seed_variance = crossed_spread(table).seed_variance
-    if seed_variance > 0:
+    if seeds > 1:
+        spread = crossed_spread(table)
         rng = np.random.default_rng([seed, 1])
-        deviations = deviations + np.sqrt(seed_variance) * rng.standard_t(seeds - 1, samples)
+        possible = (seeds - 1) * spread.between_variance / rng.chisquare(seeds - 1, samples)
+        variance = np.maximum(0.0, possible - spread.noise_variance)
+        deviations = deviations + np.sqrt(variance) * rng.standard_normal(samples)
     low, high = np.quantile(table.mean + deviations, [1 - tail, tail])
     return float(low), float(high)
 

@@ -1,4 +1,4 @@
-"""Tests of a difference between two arms, and the effect that could be seen."""
+"""Paired tests of a difference between two arms, and their correction."""
 
 from collections.abc import Sequence
 
@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from .resampling import CrossedTable, FloatArray, Spread
+from .resampling import CrossedTable, FloatArray
 
 BoolArray = NDArray[np.bool_]
 
@@ -38,26 +38,17 @@ def permutation_p_value(table: CrossedTable, *, samples: int, seed: int) -> floa
 
 
 def _random_hits(totals: FloatArray, observed: float, samples: int, seed: int) -> int:
+    """Flip images of equal size of difference together: their flips are binomial."""
     rng = np.random.default_rng([seed, 3])
-    chunk = max(1, _CELLS_AT_ONCE // totals.size)
+    sizes, counts = np.unique(np.abs(totals), return_counts=True)
+    chunk = max(1, _CELLS_AT_ONCE // sizes.size)
     hits = 0
     for start in range(0, samples, chunk):
         rows = min(chunk, samples - start)
-        bits = rng.integers(0, 2, size=(rows, totals.size), dtype=np.int8)
-        sums = totals.sum() - 2.0 * (bits.astype(np.float64) @ totals)
+        flipped = rng.binomial(counts, 0.5, size=(rows, sizes.size))
+        sums = (counts - 2.0 * flipped) @ sizes
         hits += int(np.count_nonzero(np.abs(sums) >= observed))
     return hits
-
-
-def crossed_p_value(mean: float, spread: Spread) -> float:
-    """Return the two-sided p-value of Student's t on the crossed standard error.
-
-    Unlike the permutation test it counts the seeds' variance, where there are
-    at least two seeds.
-    """
-    if spread.standard_error == 0:
-        return 1.0 if mean == 0 else 0.0
-    return float(2 * stats.t.sf(abs(mean) / spread.standard_error, spread.degrees_of_freedom))
 
 
 def mcnemar(first_right: BoolArray, second_right: BoolArray) -> tuple[int, int, float]:
@@ -91,40 +82,3 @@ def holm(p_values: Sequence[float]) -> list[float]:
         running = max(running, (count - rank) * p_values[index])
         adjusted[index] = min(1.0, running)
     return adjusted
-
-
-def minimum_detectable_effect(
-    spread: Spread, *, clusters: int, alpha: float, power: float, half_width: float = 0.0
-) -> tuple[float, str]:
-    """Return the smallest true difference this design would likely have found.
-
-    (t_{1 - alpha/2} + t_{power}) standard errors (Bloom 1995), in the unit of
-    the standard error, with the spread's degrees of freedom. A verdict also
-    needs an interval that excludes zero, and with two or three seeds the
-    interval is the wider hurdle: the effect is at least its half width plus
-    t_{power} standard errors. Where nothing
-    varies there is no standard error; then the share of images that could
-    differ unseen is bounded by 1 - alpha^(1/C), the exact form of the rule of
-    three (Hanley and Lippman-Hand 1983), and the effect by the same share of
-    the scale.
-
-    Args:
-        spread: of the difference.
-        clusters: images.
-        alpha: two-sided level of the test.
-        power: share of such experiments that would find the effect.
-        half_width: of the interval, in the unit of the standard error.
-
-    Returns:
-        The effect, and which hurdle sets it: ``standard error``, ``interval``
-        or ``rule of three``; the last as a share of the scale, 0 to 1.
-    """
-    if spread.standard_error == 0:
-        return 1 - alpha ** (1 / clusters), "rule of three"
-    freedom = spread.degrees_of_freedom
-    reserve = float(stats.t.ppf(power, freedom)) * spread.standard_error
-    by_test = float(stats.t.ppf(1 - alpha / 2, freedom)) * spread.standard_error + reserve
-    by_interval = half_width + reserve
-    if by_interval > by_test:
-        return by_interval, "interval"
-    return by_test, "standard error"
