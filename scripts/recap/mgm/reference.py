@@ -58,9 +58,8 @@ def compare_weights(
     for name in sorted(names | set(merged), key=execution_rank):
         module = name.removesuffix(".weight")
         if name not in merged or name not in names:
-            problem = "surplus in" if name in merged else "missing from"
-            reason = f"{problem} the merged checkpoint"
-            wrong.append({"module": module, "reason": reason, "loadable": False})
+            problem = f"{'surplus in' if name in merged else 'missing from'} the merged checkpoint"
+            wrong.append({"module": module, "reason": problem, "loadable": False})
             continue
         found = merged[name].load()
         base = sources[name].load() if name in sources else merger.projector[name[len("model.") :]]
