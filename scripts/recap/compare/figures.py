@@ -192,16 +192,22 @@ def accuracy_plot(
             drawing.titles[bar] = f"{row['arm']}: {points(row['accuracy'])} points"
         places = {row["arm"]: place for place, row in enumerate(rows)}
         for kind, marker in zip(kinds, "sP^vD*", strict=False):
-            found = [row for row in controls if row["control"] == kind]
-            where = [places[row["arm"]] for row in found]
-            values = [row["accuracy"] for row in found]
-            label = kind.replace("_", " ")
-            axes.plot(values, where, marker, ms=7, mfc="none", color=INK, label=label)
+            _controls(drawing, [row for row in controls if row["control"] == kind], places, marker)
         if kinds:
             axes.figure.legend(loc="outside lower center", ncols=3, **_LEGEND)
         _name_rows(axes, [row["arm"] for row in rows])
         axes.set_xlabel("accuracy in points")
     return drawing.figure
+
+
+def _controls(drawing: Canvas, rows: Sequence[Row], places: dict[str, int], marker: str) -> None:
+    """Draw one control of all arms as hollow marks."""
+    kind, gid = rows[0]["control"].replace("_", " "), f"control-{rows[0]['control']}"
+    where, values = [places[row["arm"]] for row in rows], [row["accuracy"] for row in rows]
+    style = {"ms": 7, "mfc": "none", "color": INK, "label": kind, "gid": gid}
+    drawing.axes.plot(values, where, marker, **style)
+    texts = ", ".join(f"{row['arm']} {points(row['accuracy'])}" for row in rows)
+    drawing.titles[gid] = f"{kind}: {texts} points"
 
 
 def _name_rows(axes: Any, labels: list[str]) -> None:

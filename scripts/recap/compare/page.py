@@ -75,6 +75,7 @@ def page_context(sources: ReportSources) -> Row:
         "settings": settings,
         "colors": colors,
         "forest": _forest(document, colors),
+        "controls": [r for b in document["benchmarks"] for r in b.get("controls", [])],
         "contract": _contract(document),
         "funnels": arm_funnels(sources.inputs),
         "gallery": _gallery(sources),

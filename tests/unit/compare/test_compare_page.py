@@ -168,8 +168,9 @@ def test_controls_lie_beside_their_arms() -> None:
     with_controls = accuracy_plot(arms, controls, COLORS, "x", "t").svg
     assert "blank image" in with_controls
     assert "blank image" not in without
-    assert shapes(without, "fill: none") == 0
-    assert shapes(with_controls, "fill: none") == 3
+    assert "<title>blank image: a 12.00, b 12.00 points</title>" in with_controls
+    group = with_controls[with_controls.index('id="x-control-blank_image"') :]
+    assert shapes(group[: group.index("</g>")], "currentColor") == 2
 
 
 def test_page_stays_small_with_many_pictures_and_long_curves(tmp_path: Path) -> None:

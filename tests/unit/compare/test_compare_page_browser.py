@@ -137,6 +137,7 @@ def test_a_mark_lies_on_its_curve(browser: Browser) -> None:
 def test_no_sideways_scrolling(browser: Browser, width: int) -> None:
     metrics = {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": width < 500}
     browser.call("Emulation.setDeviceMetricsOverride", metrics)
+    browser.run("document.querySelectorAll('p, aside, dd').forEach(e => e.append('x'.repeat(200)))")
     assert browser.run("document.documentElement.scrollWidth") <= width
 
 
