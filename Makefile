@@ -4,7 +4,7 @@ BIN := .venv/bin
 CORPUS ?=
 ORIGINAL ?=
 
-.PHONY: help demo test test-slow lint format setup plan clean
+.PHONY: help demo demo-full test test-slow lint format setup plan clean
 
 help: ## show this help
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -14,6 +14,9 @@ setup: ## create the pinned virtual environment (done by the other targets)
 
 demo: setup ## run the demo experiment; CORPUS=raw.jsonl [ORIGINAL=llava.json] for data of your own
 	@$(BIN)/python scripts/run_demo.py --corpus "$(CORPUS)" --original "$(ORIGINAL)"
+
+demo-full: setup ## run the demo with every shipped arm and every control
+	@$(BIN)/python scripts/run_demo.py --experiment demo_full
 
 test: setup ## lint, format and type checks, then every test that is not slow
 	@$(BIN)/python scripts/run_checks.py

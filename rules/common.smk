@@ -41,6 +41,7 @@ wildcard_constraints:
     shard=r"\d{5}",
     chunks=r"\d+",
     chunk=r"\d+",
+    control=r"(\.[a-z_]+)?",
 
 
 def final_outputs():
@@ -52,7 +53,7 @@ def final_outputs():
         f"{base}/report/final_project_summary.md",
         f"{base}/compare/comparison.json",
         f"{base}/compare/evaluation_comparison_report.json",
-        *[f"{base}/arms/{arm}/funnel.json" for arm in ARMS],
+        *[f"{base}/arms/{arm}/funnel.json" for arm in WIRING.curated_arms()],
     ]
 
 

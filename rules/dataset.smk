@@ -3,6 +3,7 @@ rule merge_arm:
     input:
         shards=lambda wildcards: WIRING.arm_kept(wildcards.arm),
         matched=lambda wildcards: WIRING.matched(wildcards.arm),
+        sized=lambda wildcards: WIRING.sized(wildcards.arm),
         validate_report=lambda wildcards: (
             f"results/{wildcards.experiment}/corpus/"
             f"{EXPERIMENT.arms[wildcards.arm].corpus}/validate.json"
@@ -23,11 +24,7 @@ rule merge_arm:
         runtime=minutes(COMPUTE.runtime_minutes),
     params:
         matched=lambda wildcards, input: (f"--match-ids {input.matched}" if input.matched else ""),
-        budget=lambda wildcards: (
-            f"--max-records {EXPERIMENT.arms[wildcards.arm].max_records} --seed 1024"
-            if EXPERIMENT.arms[wildcards.arm].max_records
-            else ""
-        ),
+        budget=lambda wildcards: WIRING.budget_flags(wildcards.arm),
         pre_counts=lambda wildcards, input: (
             f"--pre-counts {input.pre_counts}" if input.pre_counts else ""
         ),

@@ -5,12 +5,12 @@ rule predict_shard:
         parity="results/{experiment}/runs/{arm}/seed{seed}/parity.json",
         questions=lambda wildcards: WIRING.questions(wildcards.benchmark),
     output:
-        answers="results/{experiment}/eval/{arm}/seed{seed}/{benchmark}/answers/{chunks}_{chunk}.jsonl",
-        perf="results/{experiment}/perf/predict_shard/{arm}.seed{seed}.{benchmark}.{chunks}_{chunk}.json",
+        answers="results/{experiment}/eval/{arm}/seed{seed}/{benchmark}{control}/answers/{chunks}_{chunk}.jsonl",
+        perf="results/{experiment}/perf/predict_shard/{arm}.seed{seed}.{benchmark}{control}.{chunks}_{chunk}.json",
     log:
-        "logs/{experiment}/predict_shard/{arm}.seed{seed}.{benchmark}.{chunks}_{chunk}.log",
+        "logs/{experiment}/predict_shard/{arm}.seed{seed}.{benchmark}{control}.{chunks}_{chunk}.log",
     benchmark:
-        "results/{experiment}/perf/predict_shard/{arm}.seed{seed}.{benchmark}.{chunks}_{chunk}.tsv"
+        "results/{experiment}/perf/predict_shard/{arm}.seed{seed}.{benchmark}{control}.{chunks}_{chunk}.tsv"
     conda:
         "../envs/vlm.yaml"
     threads: COMPUTE.gpu_threads
@@ -23,8 +23,9 @@ rule predict_shard:
         image_root=lambda wildcards: WIRING.image_root(EXPERIMENT.benchmarks[wildcards.benchmark]),
         protocol=lambda wildcards: WIRING.protocol(wildcards.benchmark),
         model_id="{arm}-seed{seed}",
-        state="results/{experiment}/state/predict/{arm}.seed{seed}.{benchmark}",
+        state="results/{experiment}/state/predict/{arm}.seed{seed}.{benchmark}{control}",
         settings=as_json(SETTINGS.evaluate),
+        control=lambda wildcards: wildcards.control.removeprefix(".") or "none",
         stage_version=STAGE_VERSIONS["predict"],
     shell:
         """
@@ -38,6 +39,7 @@ rule predict_shard:
             --model-id {params.model_id:q} \
             --state-dir {params.state:q} \
             --settings {params.settings:q} \
+            --control {params.control:q} \
             --answers {output.answers:q} \
             --perf {output.perf:q} \
             2>{log:q}
@@ -49,13 +51,13 @@ rule gather_answers:
     input:
         questions=lambda wildcards: WIRING.questions(wildcards.benchmark),
         shards=lambda wildcards: WIRING.answer_shards(
-            wildcards.arm, wildcards.seed, wildcards.benchmark
+            wildcards.arm, wildcards.seed, wildcards.benchmark, wildcards.control
         ),
     output:
-        answers="results/{experiment}/eval/{arm}/seed{seed}/{benchmark}/merge.jsonl",
-        report="results/{experiment}/eval/{arm}/seed{seed}/{benchmark}/gather.json",
+        answers="results/{experiment}/eval/{arm}/seed{seed}/{benchmark}{control}/merge.jsonl",
+        report="results/{experiment}/eval/{arm}/seed{seed}/{benchmark}{control}/gather.json",
     log:
-        "logs/{experiment}/gather_answers/{arm}.seed{seed}.{benchmark}.log",
+        "logs/{experiment}/gather_answers/{arm}.seed{seed}.{benchmark}{control}.log",
     conda:
         "../envs/analysis.yaml"
     threads: 1
@@ -82,14 +84,17 @@ rule gather_answers:
 rule score_answers:
     """Score a run's answers by the benchmark's own metric."""
     input:
-        answers="results/{experiment}/eval/{arm}/seed{seed}/{benchmark}/merge.jsonl",
+        answers="results/{experiment}/eval/{arm}/seed{seed}/{benchmark}{control}/merge.jsonl",
         annotations=lambda wildcards: WIRING.annotations(wildcards.benchmark),
         asked=lambda wildcards: WIRING.questions(wildcards.benchmark),
+        real=lambda wildcards: WIRING.real_answers(
+            wildcards.arm, wildcards.seed, wildcards.benchmark, wildcards.control
+        ),
     output:
-        score="results/{experiment}/eval/{arm}/seed{seed}/{benchmark}/score.json",
-        questions="results/{experiment}/eval/{arm}/seed{seed}/{benchmark}/scores.jsonl",
+        score="results/{experiment}/eval/{arm}/seed{seed}/{benchmark}{control}/score.json",
+        questions="results/{experiment}/eval/{arm}/seed{seed}/{benchmark}{control}/scores.jsonl",
     log:
-        "logs/{experiment}/score_answers/{arm}.seed{seed}.{benchmark}.log",
+        "logs/{experiment}/score_answers/{arm}.seed{seed}.{benchmark}{control}.log",
     conda:
         "../envs/analysis.yaml"
     threads: 1
@@ -98,6 +103,7 @@ rule score_answers:
         runtime=minutes(COMPUTE.runtime_minutes),
     params:
         protocol=lambda wildcards: WIRING.protocol(wildcards.benchmark),
+        real=lambda wildcards, input: (f"--real-answers {input.real}" if input.real else ""),
         stage_version=STAGE_VERSIONS["score"],
     shell:
         """
@@ -107,7 +113,53 @@ rule score_answers:
             --answers {input.answers:q} \
             --annotations {input.annotations:q} \
             --questions {input.asked:q} \
+            {params.real} \
             --out {output.score:q} \
             --per-question {output.questions:q} \
             2>{log:q}
         """
+
+
+rule answer_by_majority:
+    """Answer without a model: the most frequent answer of the instruction data."""
+    input:
+        questions=lambda wildcards: WIRING.questions(wildcards.benchmark),
+        instructions=WIRING.data_file(EXPERIMENT.instructions, EXPERIMENT.instructions.json_file),
+    output:
+        answers="results/{experiment}/eval/text_only_majority/{benchmark}/merge.jsonl",
+    log:
+        "logs/{experiment}/answer_by_majority/{benchmark}.log",
+    conda:
+        "../envs/analysis.yaml"
+    threads: 1
+    resources:
+        mem_mb=megabytes(COMPUTE.cpu_mem_mb),
+        runtime=minutes(COMPUTE.runtime_minutes),
+    params:
+        protocol=lambda wildcards: WIRING.protocol(wildcards.benchmark),
+        stage_version=STAGE_VERSIONS["predict"],
+    shell:
+        """
+        python scripts/answer_by_majority.py \
+            --questions {input.questions:q} \
+            --protocol {params.protocol:q} \
+            --instructions {input.instructions:q} \
+            --out {output.answers:q} \
+            2>{log:q}
+        """
+
+
+use rule score_answers as score_majority with:
+    input:
+        answers="results/{experiment}/eval/text_only_majority/{benchmark}/merge.jsonl",
+        annotations=lambda wildcards: WIRING.annotations(wildcards.benchmark),
+        asked=lambda wildcards: WIRING.questions(wildcards.benchmark),
+    output:
+        score="results/{experiment}/eval/text_only_majority/{benchmark}/score.json",
+        questions="results/{experiment}/eval/text_only_majority/{benchmark}/scores.jsonl",
+    log:
+        "logs/{experiment}/score_majority/{benchmark}.log",
+    params:
+        protocol=lambda wildcards: WIRING.protocol(wildcards.benchmark),
+        real="",
+        stage_version=STAGE_VERSIONS["score"],

@@ -2,7 +2,7 @@ rule pretrain:
     """Stage 1: align projector and mining to the language model on captions."""
     input:
         **WIRING.base_manifests(),
-        data="results/{experiment}/arms/{arm}/train.json",
+        data=lambda wildcards: WIRING.train_data(wildcards.arm),
     output:
         projector="results/{experiment}/runs/{arm}/seed{seed}/pretrain/mm_projector.safetensors",
         telemetry="results/{experiment}/runs/{arm}/seed{seed}/pretrain/telemetry.jsonl",
@@ -27,6 +27,7 @@ rule pretrain:
         image_root=lambda wildcards: WIRING.image_root(corpus_row(wildcards)),
         settings=as_json(SETTINGS.train.pretrain, exclude={"save_steps"}),
         folder=subpath(output.manifest, parent=True),
+        seed=lambda wildcards: WIRING.train_seed(wildcards.arm, wildcards.seed),
         state="results/{experiment}/state/pretrain/{arm}.seed{seed}",
         stage_version=STAGE_VERSIONS["train"],
     shell:
@@ -38,7 +39,7 @@ rule pretrain:
             {params.base} \
             --settings {params.settings:q} \
             --save-steps {resources.save_steps} \
-            --seed {wildcards.seed} \
+            --seed {params.seed} \
             --state-dir {params.state:q} \
             --out-dir {params.folder:q} \
             --perf {output.perf:q} \
@@ -80,6 +81,7 @@ rule finetune:
         image_root=lambda wildcards: WIRING.image_root(EXPERIMENT.instructions),
         settings=as_json(SETTINGS.train.finetune, exclude={"save_steps"}),
         folder=subpath(output.manifest, parent=True),
+        seed=lambda wildcards: WIRING.train_seed(wildcards.arm, wildcards.seed),
         state="results/{experiment}/state/finetune/{arm}.seed{seed}",
         stage_version=STAGE_VERSIONS["train"],
     shell:
@@ -93,7 +95,7 @@ rule finetune:
             --projector-manifest {input.projector_manifest:q} \
             --settings {params.settings:q} \
             --save-steps {resources.save_steps} \
-            --seed {wildcards.seed} \
+            --seed {params.seed} \
             --state-dir {params.state:q} \
             --out-dir {params.folder:q} \
             --perf {output.perf:q} \

@@ -3,13 +3,13 @@
 import argparse
 
 from recap.cli import make_parser, run_cli
-from recap.curate.policy import POLICIES, apply_policy
+from recap.curate.policy import POLICIES, PolicyOptions, apply_policy
 
 
 def parser() -> argparse.ArgumentParser:
     """Return the command line."""
     cli = make_parser(
-        "Keep the original captions or replace them by the captioner's.",
+        "Keep the original captions or replace them by the captioner's, all or some.",
         "apply_caption_policy.py --records kept.jsonl --captions captions.jsonl "
         "--captioner blip2 --policy replace --out text.jsonl",
     )
@@ -17,7 +17,12 @@ def parser() -> argparse.ArgumentParser:
     cli.add_argument("--captions", help="captions of exactly these records")
     cli.add_argument("--captioner", help="name of the captioner, becomes caption_source")
     cli.add_argument("--policy", required=True, choices=POLICIES)
+    cli.add_argument("--similarity", help="table of score_similarity.py")
+    cli.add_argument("--threshold", help="document of choose_similarity_threshold.py")
+    cli.add_argument("--mix-share", type=float, help="share of new captions under `mix`")
+    cli.add_argument("--seed", type=int, default=0, help="seed of `mix`")
     cli.add_argument("--out", required=True, help="records with caption_source")
+    cli.add_argument("--decisions", help="what each record got and why, one line a record")
     return cli
 
 
@@ -29,6 +34,8 @@ def main(args: argparse.Namespace) -> None:
         out=args.out,
         captions=args.captions,
         captioner=args.captioner,
+        decisions=args.decisions,
+        options=PolicyOptions(args.similarity, args.threshold, args.mix_share, args.seed),
     )
 
 

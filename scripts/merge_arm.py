@@ -18,6 +18,7 @@ def parser() -> argparse.ArgumentParser:
     cli.add_argument("--shards", required=True, nargs="+", help="its text files, in shard order")
     cli.add_argument("--match-ids", help="merged records of the arm whose ids are kept")
     cli.add_argument("--max-records", type=int, help="record budget, sampled by id")
+    cli.add_argument("--max-records-of", help="merged records whose number is the budget")
     cli.add_argument("--seed", type=int, default=0, help="seed of the budget")
     cli.add_argument("--out", required=True, help="merged records")
     cli.add_argument("--funnel", required=True, help="counts of every stage as JSON")
@@ -41,6 +42,7 @@ def main(args: argparse.Namespace) -> None:
         post_counts=args.post_counts,
         match_ids=args.match_ids,
         max_records=args.max_records,
+        max_records_of=args.max_records_of,
         seed=args.seed,
     )
 

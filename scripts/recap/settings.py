@@ -7,7 +7,7 @@ rule passes. Descriptions and defaults end up in the configuration reference.
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 Dtype = Literal["float32", "bfloat16", "float16"]
 
@@ -51,6 +51,33 @@ class CurateSettings(Settings):
     """How the corpus is cut for parallel work."""
 
     shard_size: int = Field(10_000, ge=1, description="records a shard")
+    seed: int = Field(1024, description="seed of draws by record id: budgets and policy `mix`")
+    mix_share: float = Field(
+        0.5, ge=0, le=1, description="share of new captions under the policy `mix`"
+    )
+
+
+class SimilaritySettings(Settings):
+    """How well captions fit their images, and which originals fit too badly to stay."""
+
+    model: str = Field(
+        description="row of the models sheet, role `clip` or `similarity`: a whole CLIP model"
+    )
+    dtype: Dtype = Field("float32", description="floating-point type of the model")
+    batch_size: int = Field(64, ge=1, description="images or texts a forward pass")
+    threshold: float = Field(
+        0.5, ge=-1, le=1, description="originals below it are replaced; a cosine or a quantile"
+    )
+    threshold_kind: Literal["absolute", "quantile"] = Field(
+        "quantile",
+        description="`absolute`: the cosine itself; `quantile`: of the originals' cosines",
+    )
+
+    @model_validator(mode="after")
+    def _quantile_is_a_share(self) -> "SimilaritySettings":
+        if self.threshold_kind == "quantile" and self.threshold < 0:
+            raise ValueError("`threshold` is a quantile, so it must be within 0 and 1")
+        return self
 
 
 class CaptionSettings(Settings):

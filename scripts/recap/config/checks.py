@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 from pydantic import ValidationError
 
 from ..curate.recipe import resolve_recipe
-from ..errors import RecapError
 from ..evaluate.protocol import BenchmarkProtocol
 from ..mgm.templates import TEMPLATES
 from ..settings import explain
+from .arms import check_draw, check_twin, fail
 
 if TYPE_CHECKING:
     from .experiment import Experiment
@@ -24,42 +24,43 @@ def check_experiment(experiment: "Experiment") -> None:
     """
     _check_names(experiment)
     for name in experiment.arms:
+        check_twin(experiment, name)
+    for name in experiment.arms:
         _check_arm(experiment, name)
+        check_draw(experiment, name)
     _check_models(experiment)
     _check_sources(experiment)
     _check_training(experiment)
     _check_evaluation(experiment)
 
 
-def _fail(key: str, problem: str) -> None:
-    raise RecapError(f"configuration: `{key}`: {problem}")
-
-
 def _check_names(experiment: "Experiment") -> None:
     config = experiment.config
-    for key in ("arms", "funnel_arms", "seeds", "benchmarks"):
+    for key in ("arms", "funnel_arms", "seeds", "benchmarks", "controls"):
         values = getattr(config, key)
         if len(values) != len(set(values)):
-            _fail(key, f"lists a value twice: {values}")
+            fail(key, f"lists a value twice: {values}")
     if config.reference_arm not in config.arms:
-        _fail("reference_arm", f"`{config.reference_arm}` is not among `arms`; add it there")
+        fail("reference_arm", f"`{config.reference_arm}` is not among `arms`; add it there")
     both = set(config.arms) & set(config.funnel_arms)
     if both:
-        _fail("funnel_arms", f"{sorted(both)} are trained already; remove them here")
+        fail("funnel_arms", f"{sorted(both)} are trained already; remove them here")
 
 
 def _check_arm(experiment: "Experiment", name: str) -> None:
     arm = experiment.arms[name]
     sheet = f"{experiment.config.sheets.arms}: {name}"
+    if not arm.caption_policy:
+        fail(sheet, "`caption_policy` is empty; say which caption the arm trains on")
     if arm.corpus not in experiment.corpora:
-        _fail(sheet, f"corpus `{arm.corpus}` is no row of {experiment.config.sheets.corpora}")
+        fail(sheet, f"corpus `{arm.corpus}` is no row of {experiment.config.sheets.corpora}")
     if arm.caption_policy == "keep" and arm.captioner:
-        _fail(sheet, f"policy `keep` contradicts captioner `{arm.captioner}`; remove one")
+        fail(sheet, f"policy `keep` contradicts captioner `{arm.captioner}`; remove one")
     for recipe in filter(None, (arm.pre_recipe, arm.post_recipe)):
         if not Path(experiment.recipe_path(recipe)).is_file():
-            _fail(sheet, f"recipe `{recipe}`: {experiment.recipe_path(recipe)} does not exist")
+            fail(sheet, f"recipe `{recipe}`: {experiment.recipe_path(recipe)} does not exist")
     if arm.pre_recipe and resolve_recipe(experiment.recipe_path(arm.pre_recipe)).after:
-        _fail(sheet, f"pre_recipe `{arm.pre_recipe}` filters after a captioner: use post_recipe")
+        fail(sheet, f"pre_recipe `{arm.pre_recipe}` filters after a captioner: use post_recipe")
     if arm.match_ids_to:
         _check_match(experiment, name)
 
@@ -69,27 +70,32 @@ def _check_match(experiment: "Experiment", name: str) -> None:
     sheet = f"{experiment.config.sheets.arms}: {name}"
     other = experiment.arms.get(arm.match_ids_to)
     if other is None:
-        _fail(sheet, f"`match_ids_to` names `{arm.match_ids_to}`, which this experiment lacks")
+        fail(sheet, f"`match_ids_to` names `{arm.match_ids_to}`, which this experiment lacks")
         return
     if other.match_ids_to or arm.match_ids_to == name:
-        _fail(sheet, "`match_ids_to` must name an arm with ids of its own")
+        fail(sheet, "`match_ids_to` must name an arm with ids of its own")
     if (other.corpus, other.pre_recipe) != (arm.corpus, arm.pre_recipe):
-        _fail(sheet, f"matched arms need the same corpus and pre_recipe as `{arm.match_ids_to}`")
-    if arm.post_recipe or arm.max_records:
-        _fail(sheet, "a matched arm takes its ids from the other: clear post_recipe, max_records")
+        fail(sheet, f"matched arms need the same corpus and pre_recipe as `{arm.match_ids_to}`")
+    if arm.post_recipe or arm.max_records or arm.max_records_of:
+        fail(
+            sheet,
+            "a matched arm takes its ids from the other: clear post_recipe and both max_records",
+        )
 
 
 def _check_models(experiment: "Experiment") -> None:
     config, base = experiment.config, experiment.base_model
     sheet = f"{config.sheets.base_models}: {config.base_model}"
     if base.conversation not in TEMPLATES:
-        _fail(sheet, f"no template `{base.conversation}`; known: {', '.join(sorted(TEMPLATES))}")
+        fail(sheet, f"no template `{base.conversation}`; known: {', '.join(sorted(TEMPLATES))}")
     wanted = [
         (sheet, base.language_model, "language_model"),
         (sheet, base.clip, "clip"),
         (sheet, base.convnext, "convnext"),
     ]
     wanted += [(f"arm {n}", a.captioner, "captioner") for n, a in experiment.arms.items()]
+    if any(arm.caption_policy == "replace_low_similarity" for arm in experiment.arms.values()):
+        wanted.append(("similarity.model", config.similarity.model, "similarity"))
     wanted += [
         ("operator_models", model, "")
         for names in config.operator_models.values()
@@ -99,12 +105,13 @@ def _check_models(experiment: "Experiment") -> None:
         if not model:
             continue
         if model not in experiment.models:
-            _fail(key, f"model `{model}` is no row of {config.sheets.models}")
+            fail(key, f"model `{model}` is no row of {config.sheets.models}")
         row = experiment.models[model]
-        if role and row.role != role:
-            _fail(key, f"model `{model}` has role `{row.role}`, not `{role}`")
+        # A whole CLIP model scores similarities and lends MGM its tower.
+        if role and row.role not in {role, "clip" if role == "similarity" else role}:
+            fail(key, f"model `{model}` has role `{row.role}`, not `{role}`")
         if row.source == "local" and not Path(row.location).is_dir():
-            _fail(key, f"model `{model}`: folder {row.location} does not exist")
+            fail(key, f"model `{model}`: folder {row.location} does not exist")
 
 
 def _check_sources(experiment: "Experiment") -> None:
@@ -120,12 +127,12 @@ def _check_sources(experiment: "Experiment") -> None:
     ]
     for key, row, fields in rows:
         if row.source == "world" and row.root not in config.worlds:
-            _fail(key, f"world `{row.root}` is not described under `worlds`")
+            fail(key, f"world `{row.root}` is not described under `worlds`")
         for field in fields.split():
             for name in getattr(row, field).split(",") if row.source == "local" else ():
                 path = Path(row.root) / name
                 if name and not path.is_file():
-                    _fail(key, f"{path} does not exist; correct `root` and `{field}`")
+                    fail(key, f"{path} does not exist; correct `root` and `{field}`")
 
 
 def _check_training(experiment: "Experiment") -> None:
@@ -134,13 +141,13 @@ def _check_training(experiment: "Experiment") -> None:
         settings = getattr(experiment.config.train, stage)
         share = settings.micro_batch_size * ranks
         if settings.global_batch_size % share:
-            _fail(
+            fail(
                 f"train.{stage}.micro_batch_size",
                 f"{settings.micro_batch_size} x {ranks} ranks does not divide the global batch "
                 f"{settings.global_batch_size}; choose a divisor",
             )
     if experiment.instructions.samples < experiment.config.train.finetune.global_batch_size:
-        _fail(
+        fail(
             "train.finetune.global_batch_size",
             f"larger than the {experiment.instructions.samples} instruction samples: no update",
         )
@@ -150,7 +157,7 @@ def _check_evaluation(experiment: "Experiment") -> None:
     for name, row in experiment.benchmarks.items():
         _check_protocol(experiment, name)
         if experiment.config.evaluation_shards > row.count:
-            _fail(
+            fail(
                 "evaluation_shards",
                 f"{experiment.config.evaluation_shards} shards for the {row.count} questions of "
                 f"{name}: some would be empty; choose fewer",
@@ -162,4 +169,4 @@ def _check_protocol(experiment: "Experiment", name: str) -> None:
     try:
         BenchmarkProtocol(kind=row.kind, ocr=row.ocr, max_new_tokens=row.max_new_tokens)
     except ValidationError as error:
-        _fail(f"{experiment.config.sheets.benchmarks}: {name}", explain(error))
+        fail(f"{experiment.config.sheets.benchmarks}: {name}", explain(error))

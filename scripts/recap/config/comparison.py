@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from ..evaluate.protocol import MAJORITY
 from .wiring import Wiring
 
 
@@ -34,10 +35,11 @@ class ComparisonWiring:
                 for arm in config.arms
                 for seed in config.seeds
             ],
+            "controls": self._controls(),
             "perf": self._perf_entries(),
             "settings": {
                 key: getattr(config, key).model_dump(mode="json")
-                for key in ("curate", "caption", "train", "merge", "evaluate")
+                for key in ("curate", "caption", "similarity", "train", "merge", "evaluate")
             },
             "commands": [f"snakemake --config experiment={config.experiment}"],
         }
@@ -48,12 +50,13 @@ class ComparisonWiring:
         files: list[str] = []
         for arm in document["arms"] + document["funnel_arms"]:
             files += [arm[key] for key in ("dataset_manifest", "funnel") if arm[key]]
+            files += arm["decisions"]
         for run in document["runs"]:
             files += [*run["telemetry"].values(), *run["manifests"].values()]
             files += [run["check"], run["merge"], run["parity"]]
-        for evaluation in document["evaluations"]:
-            files += [evaluation["score"], evaluation["scores"]]
-        return files
+        for answers in document["evaluations"] + document["controls"]:
+            files += [answers["score"], answers["scores"]]
+        return list(dict.fromkeys(files))
 
     def perf(self) -> list[str]:
         """Return the files that tell what each job cost."""
@@ -78,7 +81,7 @@ class ComparisonWiring:
     def _arm(self, arm: str, trained: bool) -> dict[str, Any]:
         row = self._wiring.experiment.arms[arm]
         reference = self._wiring.experiment.arms[self._config.reference_arm]
-        folder = f"{self._base}/arms/{arm}"
+        folder = f"{self._base}/arms/{self._wiring.data_arm(arm)}"
         linked = {row.match_ids_to or arm, reference.match_ids_to or self._config.reference_arm}
         return {
             "arm": arm,
@@ -86,7 +89,32 @@ class ComparisonWiring:
             "dataset_manifest": f"{folder}/train.manifest.json" if trained else None,
             "funnel": f"{folder}/funnel.json",
             "matched": len(linked) == 1,
+            "identical_to": row.identical_to or None,
+            "compared_with": self._draw_for(arm) if trained else None,
+            "decisions": self._wiring.decisions(arm) if trained else [],
         }
+
+    def _draw_for(self, arm: str) -> str | None:
+        """Return the trained arm that is a random draw of an arm's size, if there is one."""
+        rows = self._wiring.experiment.arms
+        draws = (name for name in self._config.arms if rows[name].max_records_of == arm)
+        return next((name for name in draws if not rows[name].identical_to), None)
+
+    def _controls(self) -> list[dict[str, Any]]:
+        config = self._config
+        entries: list[dict[str, Any]] = []
+        for benchmark in config.benchmarks:
+            for control in config.controls:
+                names = {"control": control, "benchmark": benchmark}
+                if control == MAJORITY:
+                    folder = f"{self._base}/eval/{MAJORITY}/{benchmark}"
+                    entries.append({**names, "arm": None, "seed": None, **_files(folder)})
+                    continue
+                for arm in config.arms:
+                    for seed in config.seeds:
+                        folder = self._wiring.evaluation(arm, seed, benchmark, f".{control}")
+                        entries.append({**names, "arm": arm, "seed": seed, **_files(folder)})
+        return entries
 
     def _run(self, arm: str, seed: int) -> dict[str, Any]:
         folder = f"{self._base}/runs/{arm}/seed{seed}"
@@ -117,14 +145,8 @@ class ComparisonWiring:
         }
 
     def _evaluation(self, arm: str, seed: int, benchmark: str) -> dict[str, Any]:
-        folder = f"{self._base}/eval/{arm}/seed{seed}/{benchmark}"
-        return {
-            "arm": arm,
-            "seed": seed,
-            "benchmark": benchmark,
-            "score": f"{folder}/score.json",
-            "scores": f"{folder}/scores.jsonl",
-        }
+        files = _files(self._wiring.evaluation(arm, seed, benchmark))
+        return {"arm": arm, "seed": seed, "benchmark": benchmark, **files}
 
     def _perf_entries(self) -> list[dict[str, str]]:
         config, entries = self._config, []
@@ -133,13 +155,18 @@ class ComparisonWiring:
                 for stage in ("pretrain", "finetune"):
                     path = f"{self._base}/perf/{stage}/{arm}.seed{seed}.json"
                     entries.append({"label": f"{stage} {arm} seed {seed}", "path": path})
-                for benchmark in config.benchmarks:
+                for answered in self._answered():
                     for index in range(config.evaluation_shards):
-                        name = f"{benchmark}.{config.evaluation_shards}_{index}"
+                        name = f"{answered}.{config.evaluation_shards}_{index}"
                         path = f"{self._base}/perf/predict_shard/{arm}.seed{seed}.{name}.json"
                         label = f"predict {arm} seed {seed} {name}"
                         entries.append({"label": label, "path": path})
         return self._caption_perf() + entries
+
+    def _answered(self) -> list[str]:
+        """Return what every run's model answers: each benchmark, then under each control."""
+        controls = ["", *(f".{name}" for name in self._config.controls if name != MAJORITY)]
+        return [f"{name}{control}" for name in self._config.benchmarks for control in controls]
 
     def _caption_perf(self) -> list[dict[str, str]]:
         entries = {}
@@ -151,4 +178,12 @@ class ComparisonWiring:
                 name = f"{row.corpus}.{row.pre_recipe or 'none'}.{row.captioner}.{shard}"
                 path = f"{self._base}/perf/caption_shard/{name}.json"
                 entries[path] = {"label": f"caption {row.captioner} shard {shard}", "path": path}
+                if row.caption_policy == "replace_low_similarity":
+                    path = f"{self._base}/perf/score_similarity/{name}.json"
+                    label = f"similarity {row.captioner} shard {shard}"
+                    entries[path] = {"label": label, "path": path}
         return list(entries.values())
+
+
+def _files(folder: str) -> dict[str, str]:
+    return {"score": f"{folder}/score.json", "scores": f"{folder}/scores.jsonl"}

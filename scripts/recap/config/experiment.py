@@ -27,10 +27,15 @@ RECIPE_FOLDER = "config/recipes"
 
 @dataclass(frozen=True)
 class Experiment:
-    """The configuration with every name resolved to its row."""
+    """The configuration with every name resolved to its row.
+
+    ``rows`` are the arms as the sheet has them; in ``arms`` the experiment's
+    values and, for an arm that repeats another, its recipe are filled in.
+    """
 
     config: ExperimentConfig
     arms: dict[str, ArmRow]
+    rows: dict[str, ArmRow]
     corpora: dict[str, CorpusRow]
     instructions: InstructionsRow
     models: dict[str, ModelRow]
@@ -62,6 +67,8 @@ class Experiment:
         """Return the models in use that only stand in for real ones."""
         used = [self.base_model.language_model, self.base_model.clip, self.base_model.convnext]
         used += [arm.captioner for arm in self.arms.values() if arm.captioner]
+        if any(arm.caption_policy == "replace_low_similarity" for arm in self.arms.values()):
+            used.append(self.config.similarity.model)
         used += [m for names in self.config.operator_models.values() for m in names.values()]
         return sorted({model for model in used if self.models[model].source == "micro"})
 
@@ -112,9 +119,11 @@ def load_experiment(raw: dict[str, Any]) -> Experiment:
     benchmarks = read_sheet(config.sheets.benchmarks, "benchmark", BenchmarkRow)
     corpora = read_sheet(config.sheets.corpora, "corpus", CorpusRow) | config.corpora
     used_arms = config.arms + config.funnel_arms
+    rows = {a: _pick(arms, a, "arms", config.sheets.arms) for a in used_arms}
     experiment = Experiment(
         config=config,
-        arms={a: _fill(_pick(arms, a, "arms", config.sheets.arms), config) for a in used_arms},
+        arms={name: _fill(_recipe_of(row, rows), config) for name, row in rows.items()},
+        rows=rows,
         corpora=corpora,
         instructions=_pick(
             instructions, config.instructions, "instructions", config.sheets.instructions
@@ -136,6 +145,15 @@ def _pick(rows: dict[str, Any], name: str, key: str, sheet: str) -> Any:
             f"configuration: `{key}`: `{name}` is not a row of {sheet}; known: {', '.join(rows)}"
         )
     return rows[name]
+
+
+def _recipe_of(arm: ArmRow, rows: dict[str, ArmRow]) -> ArmRow:
+    """Return an arm with the recipe of the arm it repeats, if it repeats one."""
+    other = rows.get(arm.identical_to)
+    if other is None:
+        return arm
+    own = {name: getattr(arm, name) for name in ("identical_to", "seed_offset", "description")}
+    return other.model_copy(update=own)
 
 
 def _fill(arm: ArmRow, config: ExperimentConfig) -> ArmRow:

@@ -1,5 +1,7 @@
 """Schema of ``config/config.yaml`` and of the experiment files that override it."""
 
+from typing import Literal
+
 from pydantic import Field
 
 from ..demo.settings import MicroSettings, WorldSettings
@@ -11,6 +13,7 @@ from ..settings import (
     MergeSettings,
     ReportSettings,
     Settings,
+    SimilaritySettings,
     TrainSettings,
     ValidateSettings,
 )
@@ -73,7 +76,7 @@ class ModelRow(Settings):
     """A model folder, built here, fetched from ModelScope, or already on disk."""
 
     role: str = Field(
-        pattern="^(language_model|clip|convnext|captioner|watermark)$",
+        pattern="^(language_model|clip|convnext|captioner|watermark|similarity)$",
         description="what the model is used as",
     )
     source: str = Field(
@@ -127,17 +130,32 @@ class BenchmarkRow(Settings):
 
 
 class ArmRow(Settings):
-    """How one arm makes its training set; empty cells take the experiment's value."""
+    """How one arm makes its training set; empty cells take the experiment's value.
+
+    An arm with ``identical_to`` has no recipe of its own: it trains on the other
+    arm's data with other seeds, and their difference is the noise.
+    """
 
     corpus: str = Field("", description="row of the corpora sheet")
     pre_recipe: str = Field("", description="filters before captioning")
-    caption_policy: str = Field(
-        pattern="^(keep|replace)$", description="`keep` the original caption or `replace` it"
+    caption_policy: Literal["", "keep", "replace", "replace_low_similarity", "mix"] = Field(
+        "",
+        description=(
+            "`keep` the original caption, `replace` it, `replace_low_similarity` where it fits "
+            "the image badly (see `similarity`), or `mix` old and new by id"
+        ),
     )
     captioner: str = Field("", description="row of the models sheet")
     post_recipe: str = Field("", description="filters on the arm's own text")
     match_ids_to: str = Field("", description="arm whose surviving ids this arm uses")
     max_records: int | None = Field(None, ge=1, description="record budget, drawn by id")
+    max_records_of: str = Field(
+        "", description="arm whose number of records is the budget: a random control of that arm"
+    )
+    identical_to: str = Field("", description="arm whose data this one trains on again (A/A)")
+    seed_offset: int = Field(
+        0, ge=0, description="added to every training seed; with `identical_to` only"
+    )
     description: str = Field("", description="one line for the report")
 
 
@@ -157,6 +175,10 @@ class ExperimentConfig(Settings):
     funnel_arms: list[str] = Field(default=[], description="arms curated and reported, not trained")
     seeds: list[int] = Field(min_length=1, description="training seeds; each arm runs every seed")
     benchmarks: list[str] = Field(min_length=1, description="rows of the benchmarks sheet")
+    controls: list[Literal["blank_image", "shuffled_images", "text_only_majority"]] = Field(
+        default=["blank_image"],
+        description="conditions that every run is compared with, on every benchmark",
+    )
     evaluation_shards: int = Field(1, ge=1, description="parallel answer files a benchmark")
     data_root: str = Field("data", description="folder of corpora that cannot be downloaded")
     sheets: SheetPaths = SheetPaths()
@@ -169,6 +191,7 @@ class ExperimentConfig(Settings):
     validate_corpus: ValidateSettings
     curate: CurateSettings
     caption: CaptionSettings
+    similarity: SimilaritySettings
     train: TrainSettings
     merge: MergeSettings
     evaluate: EvaluateSettings

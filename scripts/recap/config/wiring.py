@@ -117,6 +117,43 @@ class Wiring:
         base = f"results/{self.config.experiment}/corpus/{row.corpus}/recipes/{recipe}"
         return [f"{base}/captions/{row.captioner}/{shard}.jsonl"]
 
+    def similarity(self, corpus: str, recipe: str, captioner: str) -> list[str]:
+        """Return the tables of similarities of old and new captions, one a shard."""
+        base = f"results/{self.config.experiment}/corpus/{corpus}/recipes/{recipe or NO_RECIPE}"
+        return [f"{base}/similarity/{captioner}/{shard}.parquet" for shard in self.shards(corpus)]
+
+    def arm_similarity(self, arm: str, shard: str) -> list[str]:
+        """Return a shard's similarities, for arms whose policy reads them."""
+        row = self.experiment.arms[arm]
+        if row.caption_policy != "replace_low_similarity":
+            return []
+        tables = self.similarity(row.corpus, row.pre_recipe, row.captioner)
+        return [path for path in tables if path.endswith(f"/{shard}.parquet")]
+
+    def arm_threshold(self, arm: str) -> list[str]:
+        """Return the document that says which similarity is low, where it is read."""
+        row = self.experiment.arms[arm]
+        if row.caption_policy != "replace_low_similarity":
+            return []
+        first = self.similarity(row.corpus, row.pre_recipe, row.captioner)[0]
+        return [str(Path(first).with_name("threshold.json"))]
+
+    def policy_flags(self, arm: str) -> str:
+        """Return the flags that say how an arm chooses between captions."""
+        row, curate = self.experiment.arms[arm], self.config.curate
+        flags = [f"--policy {row.caption_policy}"]
+        if row.caption_policy != "keep":
+            flags.append(f"--captioner {row.captioner}")
+        if row.caption_policy == "mix":
+            flags.append(f"--mix-share {curate.mix_share} --seed {curate.seed}")
+        return " ".join(flags)
+
+    def decisions(self, arm: str) -> list[str]:
+        """Return an arm's decision tables: which caption each record got, and why."""
+        arm = self.data_arm(arm)
+        base = f"results/{self.config.experiment}/arms/{arm}/decisions"
+        return [f"{base}/{s}.jsonl" for s in self.shards(self.experiment.arms[arm].corpus)]
+
     def arm_kept(self, arm: str) -> list[str]:
         """Return an arm's shards after all its filters."""
         row = self.experiment.arms[arm]
@@ -144,6 +181,37 @@ class Wiring:
         """Return the merged records whose ids an arm must use, if it is matched."""
         other = self.experiment.arms[arm].match_ids_to
         return [f"results/{self.config.experiment}/arms/{other}/merged.jsonl"] if other else []
+
+    def sized(self, arm: str) -> list[str]:
+        """Return the merged records whose number is an arm's budget, if it borrows one."""
+        other = self.experiment.arms[arm].max_records_of
+        return [f"results/{self.config.experiment}/arms/{other}/merged.jsonl"] if other else []
+
+    def budget_flags(self, arm: str) -> str:
+        """Return the flags that limit an arm's number of records."""
+        row, seed = self.experiment.arms[arm], self.config.curate.seed
+        if row.max_records_of:
+            return f"--max-records-of {self.sized(arm)[0]} --seed {seed}"
+        return f"--max-records {row.max_records} --seed {seed}" if row.max_records else ""
+
+    # training
+
+    def data_arm(self, arm: str) -> str:
+        """Return the arm whose training set an arm uses: its own, unless it repeats another."""
+        return self.experiment.arms[arm].identical_to or arm
+
+    def train_data(self, arm: str) -> str:
+        """Return an arm's training set."""
+        return f"results/{self.config.experiment}/arms/{self.data_arm(arm)}/train.json"
+
+    def train_seed(self, arm: str, seed: str) -> int:
+        """Return the seed a run is trained with; ``seed`` names the run in every path."""
+        return int(seed) + self.experiment.arms[arm].seed_offset
+
+    def curated_arms(self) -> list[str]:
+        """Return the arms with a funnel of their own."""
+        names = self.config.arms + self.config.funnel_arms
+        return [arm for arm in names if self.data_arm(arm) == arm]
 
     # models
 
@@ -213,8 +281,16 @@ class Wiring:
         row = self.experiment.benchmarks[benchmark]
         return as_json({"kind": row.kind, "ocr": row.ocr, "max_new_tokens": row.max_new_tokens})
 
-    def answer_shards(self, arm: str, seed: str, benchmark: str) -> list[str]:
+    def evaluation(self, arm: str, seed: str | int, benchmark: str, control: str = "") -> str:
+        """Return the folder of a run's answers; ``control`` is empty or ``.<condition>``."""
+        return f"results/{self.config.experiment}/eval/{arm}/seed{seed}/{benchmark}{control}"
+
+    def answer_shards(self, arm: str, seed: str, benchmark: str, control: str) -> list[str]:
         """Return the answer files of a run, under upstream's names."""
         count = self.config.evaluation_shards
-        base = f"results/{self.config.experiment}/eval/{arm}/seed{seed}/{benchmark}/answers"
-        return [f"{base}/{count}_{index}.jsonl" for index in range(count)]
+        base = self.evaluation(arm, seed, benchmark, control)
+        return [f"{base}/answers/{count}_{index}.jsonl" for index in range(count)]
+
+    def real_answers(self, arm: str, seed: str, benchmark: str, control: str) -> list[str]:
+        """Return a run's answers to the real pictures, for those of a control."""
+        return [f"{self.evaluation(arm, seed, benchmark)}/merge.jsonl"] if control else []

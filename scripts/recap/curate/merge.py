@@ -33,6 +33,7 @@ def merge_arm(
     post_counts: list[str | Path],
     match_ids: str | Path | None = None,
     max_records: int | None = None,
+    max_records_of: str | Path | None = None,
     seed: int = 0,
 ) -> dict[str, Any]:
     """Concatenate an arm's shards, match another arm's ids, apply the budget.
@@ -50,10 +51,12 @@ def merge_arm(
             kept, in its order.
         max_records: budget; the records with the smallest hash of (seed, id)
             stay, in order, so a smaller budget is a subset of a larger one.
+        max_records_of: merged records whose number is the budget, exactly.
         seed: seed of the budget.
 
     Raises:
-        GateError: if ids of the reference arm are missing, or records are lost.
+        GateError: if ids of the reference arm are missing, records are lost, or
+            too few are there for the number of another arm.
         RecapError: if no record is left.
     """
     started = time.time()
@@ -64,6 +67,8 @@ def merge_arm(
     check_conservation(arm, stages, len(rows))
     if match_ids is not None:
         rows = _matched(arm, rows, match_ids, stages)
+    if max_records_of is not None:
+        max_records = _size_of(arm, max_records_of, len(rows))
     if max_records is not None:
         rows = _budgeted(rows, max_records, seed, stages)
     if not rows:
@@ -73,10 +78,11 @@ def merge_arm(
     document = {"arm": arm, "stages": stages, "rejects_by_reason": report["rejects"]}
     write_json(funnel, document)
     inputs: dict[str, str | Path] = {f"shard_{i:05d}": path for i, path in enumerate(shards)}
+    others = {"match_ids": match_ids, "max_records_of": max_records_of}
     write_manifest(
         manifest,
         stage="dataset",
-        inputs=inputs if match_ids is None else {**inputs, "match_ids": match_ids},
+        inputs=inputs | {name: path for name, path in others.items() if path is not None},
         outputs={"merged": out, "funnel": funnel},
         settings={"arm": arm, "max_records": max_records},
         counts={"records_in": report["lines"], "records_out": len(rows)},
@@ -100,6 +106,16 @@ def _matched(
         )
     stages.append(stage("match", None, len(rows), len(wanted)))
     return [by_id[identity] for identity in wanted]
+
+
+def _size_of(arm: str, other: str | Path, records: int) -> int:
+    size = len(read_records(other))
+    if records < size:
+        raise GateError(
+            f"arm {arm} has {records} records to draw {size} from, the number in {other}; its "
+            "filters must be no stricter than those of the arm whose size it takes"
+        )
+    return size
 
 
 def _budgeted(rows: list[Record], budget: int, seed: int, stages: list[Stage]) -> list[Record]:

@@ -107,3 +107,24 @@ def iter_shards(paths: Iterable[str | Path]) -> Iterator[Record]:
                 )
             owner[record["id"]] = str(path)
             yield record
+
+
+def check_caption_ids(
+    rows: list[Record], new: list[dict[str, Any]], records: str, captions: str
+) -> None:
+    """Check that captions belong to records one to one, in order.
+
+    Raises:
+        RecapError: with the first record at which they differ.
+    """
+    wanted, given = [row["id"] for row in rows], [entry.get("id") for entry in new]
+    if wanted == given:
+        return
+    place = next(
+        (i for i, (a, b) in enumerate(zip(wanted, given, strict=False)) if a != b),
+        min(len(wanted), len(given)),
+    )
+    raise RecapError(
+        f"{captions} has {len(given)} captions for the {len(wanted)} records of {records} and "
+        f"differs from record {place + 1} on; caption the shard again"
+    )

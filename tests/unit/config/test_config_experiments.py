@@ -130,7 +130,7 @@ def test_contradictory_arm_is_refused(tmp_path):
 
 
 def test_unknown_experiment_lists_the_known_ones():
-    with pytest.raises(RecapError, match=r"known: blip2_30k, demo, full_400k"):
+    with pytest.raises(RecapError, match=r"known: blip2_30k, demo, demo_full, full_400k"):
         experiment_files("nope")
 
 
