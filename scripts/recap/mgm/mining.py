@@ -21,13 +21,14 @@ from typing import Any, cast
 
 import torch
 from torch import nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional
-from torch.utils.checkpoint import checkpoint
 
 from ..errors import RecapError
 
-# candidate elements worked on at a time: three rows of queries of a 768-pixel picture
-MAX_CHUNK_ELEMENTS = 1 << 24
+# candidate elements worked on at a time: six rows of queries of a 768-pixel picture, a quarter of
+# its map; half as many would take twice as long on a GPU, which then waits for launches
+MAX_CHUNK_ELEMENTS = 1 << 25
 
 
 def build_unit(in_features: int, out_features: int) -> nn.Sequential:
@@ -90,7 +91,6 @@ def _attend(
     """Return the weighted sums (B, N, C), ``limit`` candidate elements at a time."""
     batch, grid = aux.shape[0], aux.shape[-1] // side
     images, rows = _chunk_shape(batch, grid, aux[0, :, :side].numel(), limit)
-    recompute = torch.is_grad_enabled() and (projected.requires_grad or aux.requires_grad)
     pooled = []
     for first in range(0, batch, images):
         some = slice(first, first + images)
@@ -104,7 +104,7 @@ def _attend(
                 eps,
                 side,
             )
-            chunks.append(_recomputed(*arguments) if recompute else _attend_chunk(*arguments))
+            chunks.append(_Recomputed.apply(*arguments))
         pooled.append(torch.cat(chunks, dim=1))
     return torch.cat(pooled)
 
@@ -117,12 +117,28 @@ def _chunk_shape(batch: int, grid: int, row_elements: int, limit: int) -> tuple[
     return 1, max(limit // row_elements, 1)
 
 
-def _recomputed(*arguments: Any) -> torch.Tensor:
-    """Run :func:`_attend_chunk` without keeping what its backward pass can compute again."""
-    pooled: torch.Tensor = checkpoint(
-        _attend_chunk, *arguments, use_reentrant=False, preserve_rng_state=False
-    )
-    return pooled
+class _Recomputed(torch.autograd.Function):
+    """:func:`_attend_chunk`, keeping its inputs alone; the backward pass runs it again."""
+
+    @staticmethod
+    def forward(ctx: Any, *arguments: Any) -> torch.Tensor:
+        """Run the chunk without a graph."""
+        ctx.save_for_backward(*arguments[:3])
+        ctx.settings = arguments[3:]
+        return _attend_chunk(*arguments)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        """Build the chunk's graph, use it and forget it."""
+        needed = ctx.needs_input_grad[:3]
+        pairs = zip(ctx.saved_tensors, needed, strict=True)
+        inputs = [tensor.detach().requires_grad_(need) for tensor, need in pairs]
+        with torch.enable_grad():
+            pooled = _attend_chunk(*inputs, *ctx.settings)
+        wanted = [tensor for tensor in inputs if tensor.requires_grad]
+        found = iter(torch.autograd.grad(pooled, wanted, gradient))
+        return (*(next(found) if need else None for need in needed), None, None)
 
 
 def _absorb_queries(
