@@ -20,7 +20,7 @@ STAGE_VERSIONS: dict[str, int] = {
     "merge": 1,
     "convert": 1,
     "predict": 1,
-    "score": 1,
+    "score": 2,
     "compare": 2,
-    "report": 1,
+    "report": 2,
 }
