@@ -8,7 +8,6 @@ from typing import Any
 import torch
 
 from ..errors import RecapError
-from ..hashing import digest_json, sha256_file
 from ..io import atomic_path, write_json
 from . import tensors as files
 from .adapters import (
@@ -21,7 +20,7 @@ from .adapters import (
 )
 from .checkpoint_files import check_sources, load_finite, open_checkpoint
 from .configuration import config_from_disk, config_from_parts, config_to_disk
-from .loading import assemble, quiet_transformers
+from .loading import assemble
 from .modeling import MGMForCausalLM
 from .names import (
     CLIP_PREFIX,
@@ -31,8 +30,8 @@ from .names import (
 from .openclip import open_convnext, weights_file
 from .parts import ModelParts
 from .processing import ImagePreprocessor
-from .provenance import TensorTable, by_file, recorded_base, verify_checkpoint
-from .sentencepieces import require_same_pieces
+from .provenance import TensorTable, by_file, verify_checkpoint
+from .tokenizer_files import load_tokenizer, require_own_tokenizer, tokenizer_fingerprint
 from .upstream import MIN_SHARDS, write_upstream_side_files
 from .upstream_rules import UpstreamTowers
 
@@ -138,26 +137,6 @@ def build_model(
     return model
 
 
-def load_tokenizer(path: str | Path) -> Any:
-    """Return the tokenizer of a folder.
-
-    Raises:
-        RecapError: if there is none, it does not add BOS as MGM expects, or the library
-            misreads its file.
-    """
-    from transformers import AutoTokenizer
-
-    if not any((Path(path) / name).is_file() for name in ("tokenizer.json", "tokenizer.model")):
-        raise RecapError(f"{path} holds no tokenizer.json or tokenizer.model")
-    with quiet_transformers():
-        tokenizer = AutoTokenizer.from_pretrained(str(path), local_files_only=True)
-    ids = tokenizer("a").input_ids
-    if not ids or ids[0] != tokenizer.bos_token_id:
-        raise RecapError(f"the tokenizer in {path} does not put BOS first; set add_bos_token")
-    require_same_pieces(tokenizer, path)
-    return tokenizer
-
-
 def describe_base(parts: ModelParts) -> dict[str, str]:
     """Return the fingerprints an adapter is bound to: weights of each part, and tokenizer."""
     convnext = files.open_tensor_file(weights_file(parts.convnext))
@@ -167,13 +146,6 @@ def describe_base(parts: ModelParts) -> dict[str, str]:
         "convnext": files.fingerprint(convnext),
         "tokenizer": tokenizer_fingerprint(parts.language_model),
     }
-
-
-def tokenizer_fingerprint(folder: Path) -> str:
-    """Return one hash over the files that define a folder's tokenizer."""
-    names = ("tokenizer.json", "tokenizer.model")
-    found = {name: sha256_file(folder / name) for name in names if (folder / name).is_file()}
-    return digest_json(found)
 
 
 def save_checkpoint(
@@ -279,24 +251,3 @@ def load_checkpoint(
     state = {name: load_finite(path, name, source).to(kind) for name, source in sources.items()}
     model = assemble(config, state, kind)
     return model.to(device), tokenizer  # type: ignore[arg-type]
-
-
-def require_own_tokenizer(path: str | Path, tokenizer: Any, vocabulary: int) -> None:
-    """Refuse a tokenizer that is not the one a checkpoint was trained with.
-
-    Raises:
-        RecapError: if it has more entries than the embedding rows, or another
-            fingerprint than the manifest states.
-    """
-    if len(tokenizer) > vocabulary:
-        raise RecapError(
-            f"{path}: the tokenizer has {len(tokenizer)} entries, the embedding {vocabulary} "
-            "rows; restore the tokenizer the model was trained with"
-        )
-    recorded = (recorded_base(path) or {}).get("tokenizer")
-    found = tokenizer_fingerprint(Path(path))
-    if recorded is not None and recorded != found:
-        raise RecapError(
-            f"{path}: the tokenizer's fingerprint is {found}, but the model was trained with "
-            f"{recorded}; restore the tokenizer's files"
-        )
