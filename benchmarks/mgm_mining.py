@@ -11,6 +11,7 @@ import argparse
 import json
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -38,7 +39,7 @@ def main() -> None:
         images = torch.randn(1, 3, size, size, device="cuda")
         with torch.no_grad():
             maps = cut_aux_views(tower(images), grid, whole)
-            rows.append({"step": "tower", "size": size, **measured(lambda x=images: tower(x))})
+            rows.append({"step": "tower", "size": size, **measured(partial(tower, images))})
         for name, function in (("mining", mine_patch_info), ("plain formula", plain)):
             rows.append(
                 {"step": name, "size": size, **measured(training_step(function, maps, units))}
