@@ -1,6 +1,6 @@
 """The world is a function of its settings, and holds what its summary says."""
 
-import itertools
+import csv
 import json
 import os
 import subprocess
@@ -28,8 +28,9 @@ SMALL = {
     "records": 40,
     "sft_samples": 30,
     "questions": 20,
-    "tiny_images": 2,
-    "duplicate_images": 2,
+    "images": {"tiny": 0.06, "duplicate": 0.06, "near_duplicate": 0.06, "watermark": 0.1},
+    "mmbench_questions": 6,
+    "pope_images": 4,
     "image_max_side": 256,
 }
 
@@ -60,6 +61,15 @@ def test_same_seed_same_bytes_whatever_lay_there_before(world, tmp_path):
     assert tree_bytes(tmp_path) == tree_bytes(world)
 
 
+def test_another_process_and_hash_seed_write_the_same_bytes(world, tmp_path):
+    command = [sys.executable, str(ROOT / "scripts" / "build_demo_world.py"), "--out"]
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONHASHSEED": "77"}
+    subprocess.run(
+        [*command, str(tmp_path / "w"), "--settings", json.dumps(SMALL)], env=env, check=True
+    )
+    assert tree_bytes(tmp_path / "w") == tree_bytes(world)
+
+
 def test_another_seed_draws_other_pictures_and_ids(world, tmp_path):
     build_world(tmp_path, WorldSettings(**SMALL, seed=7))
     assert (
@@ -71,12 +81,23 @@ def test_another_seed_draws_other_pictures_and_ids(world, tmp_path):
 
 
 def test_a_larger_world_begins_with_the_smaller_one(tmp_path):
-    plain = {"tiny_images": 0, "duplicate_images": 0, "bad_lines": 0, "image_max_side": 230}
+    flawed = {"tiny": 0.2, "duplicate": 0.2, "near_duplicate": 0.2, "watermark": 0.3}
+    settings = {"images": flawed, "image_max_side": 230}
     few, many = (
-        build_corpus(WorldSettings(records=n, **plain), Tree(tmp_path / str(n), ["images"]))
-        for n in (5, 9)
+        build_corpus(WorldSettings(records=n, **settings), Tree(tmp_path / str(n), ["images"]))
+        for n in (20, 31)
     )
-    assert many.lines[:5] == few.lines
+    assert many.truth[:20] == few.truth
+    bad = [{row["line"] - 1 for row in corpus.bad_lines} for corpus in (few, many)]
+    good = [
+        [line for number, line in enumerate(corpus.lines) if number not in skip]
+        for corpus, skip in zip((few, many), bad, strict=True)
+    ]
+    assert good[1][:20] == good[0]
+    assert [many.lines[n] for n in sorted(bad[1])] == [few.lines[n] for n in sorted(bad[0])]
+    small, large = tree_bytes(tmp_path / "20"), tree_bytes(tmp_path / "31")
+    assert small == {name: large[name] for name in small}
+    assert len(large) > len(small)
 
 
 def test_summary_counts_what_is_there(world):
@@ -91,6 +112,8 @@ def test_summary_counts_what_is_there(world):
         "questions": 20,
         "question_images": len({q["image"] for q in read_questions(world)}),
         "images": len(images),
+        "pope": 24,
+        "mmbench_rows": len(read_table(world)),
     }
     assert len(lines) == 40 + len(BAD_KINDS)
     assert summary["bad_lines_by_kind"] == dict.fromkeys(BAD_KINDS, 1)
@@ -116,10 +139,26 @@ def test_good_records_are_fit(world):
             assert image.size == (row["width"], row["height"])
             tiny = row["image_kind"] == "tiny"
             assert (max(image.size) < 224) if tiny else (min(image.size) >= 224)
-    assert Counter(row["image_kind"] for row in truth) == {"normal": 36, "tiny": 2, "duplicate": 2}
-    for before, row in itertools.pairwise(truth):
-        if row["image_kind"] == "duplicate":
-            assert (world / row["image"]).read_bytes() == (world / before["image"]).read_bytes()
+    names = {row["id"]: row for row in truth}
+    for row in truth:
+        same = row["image_kind"] == "duplicate"
+        assert (row["duplicate_of"] is not None) == (same or row["image_kind"] == "near_duplicate")
+        if row["duplicate_of"] is not None:
+            first = names[row["duplicate_of"]]
+            assert first["image_kind"] == "normal"
+            assert [first[k] for k in ("scene", "watermark")] == [row["scene"], row["watermark"]]
+            ours, theirs = ((world / r["image"]).read_bytes() for r in (row, first))
+            assert (ours == theirs) == same
+    summary = read_json(world / "world.json")
+    assert summary["images_by_kind"] == Counter(row["image_kind"] for row in truth)
+    assert set(summary["images_by_kind"]) == {"normal", "tiny", "duplicate", "near_duplicate"}
+    assert summary["watermarked_images"] == sum(row["watermark"] for row in truth) > 0
+
+
+def read_table(folder):
+    path = folder / "mmbench" / "mmbench_dev_20230712.tsv"
+    with path.open(encoding="utf-8", newline="") as stream:
+        return list(csv.DictReader(stream, delimiter="\t"))
 
 
 def bad_line(folder, kind):
@@ -182,7 +221,7 @@ def test_the_bomb_is_small_and_claims_to_be_huge(world):
 
 
 def test_bad_lines_can_be_repeated_or_left_out(tmp_path):
-    settings = {**SMALL, "records": 8, "tiny_images": 0, "duplicate_images": 0}
+    settings = {**SMALL, "records": 8}
     none = build_corpus(WorldSettings(**settings, bad_lines=0), Tree(tmp_path / "0", ["images"]))
     twice = build_corpus(WorldSettings(**settings, bad_lines=2), Tree(tmp_path / "2", ["images"]))
     assert (len(none.lines), none.bad_lines) == (8, [])
@@ -248,7 +287,7 @@ def test_benchmark_has_textvqas_form(world):
 
 def test_an_empty_token_list_keeps_the_trailing_space(tmp_path):
     settings = WorldSettings(
-        records=2, tiny_images=0, duplicate_images=0, bad_lines=0, sft_samples=0, questions=3,
+        records=2, bad_lines=0, sft_samples=0, questions=3, pope_images=0, mmbench_questions=0,
         questions_no_ocr_share=1.0, image_max_side=230,
     )  # fmt: skip
     build_world(tmp_path, settings)
@@ -266,9 +305,9 @@ def test_record_ids_are_distinct_and_keep_leading_zeros():
     ("values", "message"),
     [
         ({"recrods": 3}, "recrods"),
-        ({"corruption": {"off_topic": 0.9}}, "corruption rates sum to 1.3"),
+        ({"corruption": {"off_topic": 0.9}}, "corruption rates sum to 1.4"),
         ({"image_min_side": 300, "image_max_side": 200}, "image_max_side"),
-        ({"records": 4, "tiny_images": 3, "duplicate_images": 1}, "below records"),
+        ({"images": {"tiny": 0.6, "duplicate": 0.6}}, "duplicate rates sum to 1.2"),
     ],
 )
 def test_wrong_settings_say_which_key(values, message):
