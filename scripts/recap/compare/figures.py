@@ -30,7 +30,7 @@ def forest_plot(rows: Sequence[Row], colors: dict[str, str], description: str) -
     """
     with canvas(5.2, 1.55 + 0.62 * len(rows), "forest", description) as drawing:
         axes = drawing.axes
-        bands = {row["benchmark"]: row["interval"] for row in rows if row["identical_pair"]}
+        bands = _aa_intervals(rows)
         for place, row in enumerate(rows):
             _aa_band(axes, place, bands.get(row["benchmark"]), row["noise_floor"])
         axes.axvline(0, color=INK, lw=1, zorder=1.5)
@@ -41,6 +41,17 @@ def forest_plot(rows: Sequence[Row], colors: dict[str, str], description: str) -
         axes.set_xlabel("difference in points (right is better)")
         _forest_legend(axes, has_twin=bool(bands))
     return drawing.figure
+
+
+def _aa_intervals(rows: Sequence[Row]) -> dict[str, tuple[float, float]]:
+    """Return what the intervals of a benchmark's A/A pairs cover together."""
+    bands: dict[str, tuple[float, float]] = {}
+    for row in rows:
+        if row["identical_pair"]:
+            low, high = row["interval"]
+            other = bands.get(row["benchmark"], (low, high))
+            bands[row["benchmark"]] = (min(low, other[0]), max(high, other[1]))
+    return bands
 
 
 def _aa_band(axes: Any, place: int, interval: Sequence[float] | None, floor: float | None) -> None:

@@ -21,6 +21,7 @@ from .verdicts import verdict_line
 
 logger = logging.getLogger(__name__)
 Row = dict[str, Any]
+_MAIL_LIMIT = 10_000_000
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,14 @@ def build_report(request: ReportRequest) -> None:
     if request.verdict is not None:
         write_text(request.verdict, verdict_line(sources.document) + "\n")
         outputs["verdict"] = request.verdict
-    logger.info("%s: %d bytes", request.out, request.out.stat().st_size)
+    size = request.out.stat().st_size
+    logger.info("%s: %d bytes", request.out, size)
+    if size > _MAIL_LIMIT:
+        logger.warning(
+            "%s is too large to mail; lower report.gallery_size, report.example_answers or "
+            "report.image_width",
+            request.out,
+        )
     if request.manifest is not None:
         write_manifest(
             request.manifest,

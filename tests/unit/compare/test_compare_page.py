@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from compare_experiment import Experiment, build_page
 
-from recap.compare.figures import accuracy_plot, curve_plot, forest_plot, thinned
+from recap.compare.figures import _aa_intervals, accuracy_plot, curve_plot, forest_plot, thinned
 from recap.compare.tables import csv_uri, table
 from recap.compare.telemetry import spike_mask
 from recap.compare.templating import environment
@@ -98,6 +98,15 @@ def test_forest_plot_has_a_band_only_with_a_twin() -> None:
     assert "b − a on textvqa: +4.00 points" in without
     assert "A/A interval" in twin
     assert "A/A" not in without
+
+
+def test_band_covers_all_twins_of_its_benchmark_only() -> None:
+    def twin(name: str, low: float, high: float, benchmark: str) -> dict[str, Any]:
+        pair = comparison(name, 0.0, identical_pair=True, benchmark=benchmark)
+        return {**pair, "interval": [low, high]}
+
+    rows = [twin("a", -1, 2, "x"), twin("b", -3, 1, "x"), comparison("c", 5.0, benchmark="y")]
+    assert _aa_intervals(rows) == {"x": (-3, 2)}
 
 
 def test_downloaded_figure_stands_alone() -> None:
