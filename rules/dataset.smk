@@ -94,6 +94,7 @@ rule build_gallery:
             for path in WIRING.arm_captions(wildcards.arm, shard)
         ],
         kept="results/{experiment}/arms/{arm}/merged.jsonl",
+        decisions=lambda wildcards: WIRING.decisions(wildcards.arm),
         truth=lambda wildcards: WIRING.truth(EXPERIMENT.arms[wildcards.arm].corpus),
     output:
         gallery="results/{experiment}/arms/{arm}/gallery.jsonl",
@@ -107,6 +108,7 @@ rule build_gallery:
         runtime=minutes(COMPUTE.runtime_minutes),
     params:
         truth=lambda wildcards, input: (f"--truth {input.truth}" if input.truth else ""),
+        truth=lambda wildcards, input: f"--truth {input.truth}" if input.truth else "",
         size=SETTINGS.report.gallery_size,
         seed=SETTINGS.compare.seed,
         stage_version=STAGE_VERSIONS["report"],
@@ -116,6 +118,7 @@ rule build_gallery:
             --records {input.records:q} \
             --captions {input.captions:q} \
             --kept {input.kept:q} \
+            --decisions {input.decisions:q} \
             {params.truth} \
             --size {params.size} \
             --seed {params.seed} \

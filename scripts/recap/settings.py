@@ -183,7 +183,7 @@ class ReportSettings(Settings):
     """What the report shows."""
 
     title: str = Field("mgm-recap comparison", description="heading of the page")
-    gallery_size: int = Field(12, ge=0, description="records in the caption gallery")
+    gallery_size: int = Field(24, ge=0, description="records in the caption gallery")
     example_answers: int = Field(12, ge=0, description="changed answers shown")
     image_width: int = Field(160, ge=16, description="width of thumbnails in pixels")
     color_scheme: list[str] = Field(
