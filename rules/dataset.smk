@@ -108,7 +108,6 @@ rule build_gallery:
         runtime=minutes(COMPUTE.runtime_minutes),
     params:
         truth=lambda wildcards, input: (f"--truth {input.truth}" if input.truth else ""),
-        truth=lambda wildcards, input: f"--truth {input.truth}" if input.truth else "",
         size=SETTINGS.report.gallery_size,
         seed=SETTINGS.compare.seed,
         stage_version=STAGE_VERSIONS["report"],

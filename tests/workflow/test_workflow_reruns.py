@@ -96,6 +96,30 @@ def test_an_added_arm_runs_only_that_arm(demo):
             assert all("arm=filtered_only" in wildcards for wildcards in jobs), rule
 
 
+def test_an_added_control_asks_only_under_that_control(demo):
+    with demo.edited(
+        "config/config.yaml", "controls: [blank_image]", "controls: [blank_image, shuffled_images]"
+    ):
+        plan = demo.plan()
+    assert set(plan) >= ANSWER
+    for rule, jobs in plan.items():
+        if rule not in COMPARE | {"list_comparison_inputs"}:
+            assert all("control=.shuffled_images" in wildcards for wildcards in jobs), rule
+
+
+def test_an_added_twin_trains_again_and_curates_nothing(demo):
+    with demo.edited(
+        "config/experiments/demo.yaml",
+        "arms: [baseline, blip2_enhanced]",
+        "arms: [baseline, blip2_enhanced, baseline_again]",
+    ):
+        plan = demo.plan()
+    assert not set(plan) & DATA
+    for rule, jobs in plan.items():
+        if rule not in COMPARE | {"list_comparison_inputs"}:
+            assert all("arm=baseline_again" in wildcards for wildcards in jobs), rule
+
+
 def test_an_added_seed_runs_only_that_seed(demo):
     with demo.edited("config/experiments/demo.yaml", "seeds: [1, 2]", "seeds: [1, 2, 3]"):
         plan = demo.plan()

@@ -38,8 +38,7 @@ class ClipScorer:
             device = "cuda" if torch.cuda.is_available() else "cpu"
         self._device, self._batch_size = torch.device(device), settings.batch_size
         try:
-            self._model: Any
-            self._model, info = CLIPModel.from_pretrained(
+            loaded: Any = CLIPModel.from_pretrained(
                 model,
                 dtype=getattr(torch, settings.dtype),
                 local_files_only=True,
@@ -52,6 +51,7 @@ class ClipScorer:
             )
         except (OSError, ValueError, KeyError, RuntimeError, AttributeError) as error:
             raise RecapError(f"{model} is not a loadable CLIP folder: {error}") from error
+        self._model, info = loaded
         if missing := sorted(info["missing_keys"]):
             raise RecapError(
                 f"{model} is no whole CLIP model: it lacks {len(missing)} tensors, for instance "
@@ -71,7 +71,7 @@ class ClipScorer:
         """
         import torch
 
-        found = {}
+        found: dict[str, NDArray[Any]] = {}
         with ThreadPoolExecutor(_READERS) as readers:
             batches = list(_batches(images, self._batch_size))
             ahead = [readers.submit(_load, row, root / path) for path, row in batches[0]]
@@ -91,7 +91,7 @@ class ClipScorer:
         """Return a unit vector, float32 (D,), of each distinct text."""
         import torch
 
-        found = {}
+        found: dict[str, NDArray[Any]] = {}
         for batch in _batches(texts, self._batch_size):
             tokens = self._tokenizer(
                 list(batch),
