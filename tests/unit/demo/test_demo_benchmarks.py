@@ -1,6 +1,9 @@
 """The world's benchmarks in upstream's forms, read and scored by the pipeline's own readers."""
 
 import io
+import json
+import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 
@@ -16,7 +19,7 @@ from recap.evaluate.benchmarks import get_benchmark
 from recap.evaluate.benchmarks.mmbench.circular import group_rotations
 from recap.evaluate.benchmarks.mmbench.table import options_of, read_rows
 from recap.evaluate.protocol import BenchmarkProtocol
-from recap.io import iter_jsonl, read_json
+from recap.io import iter_jsonl, read_json, write_jsonl
 
 ROOT = Path(__file__).resolve().parents[3]
 COUNTS = {"questions": 60, "mmbench_questions": 60, "pope_images": 40}
@@ -171,6 +174,24 @@ def test_absent_objects_are_chosen_as_their_category_says(folder):
         return np.mean([any({*kind} & {*other} for other in shown[image]) for image, kind in pairs])
 
     assert near(absent["adversarial"]) > 0.7 > near(absent["random"])
+
+
+def test_the_scoring_script_takes_the_three_label_files(folder, tmp_path):
+    truth, pope = labels(folder), get_benchmark("pope")
+    asked, coco, _ = paths(folder, "pope")
+    protocol = {"kind": "pope", "ocr": False, "max_new_tokens": 8}
+    questions = pope.load(asked, BenchmarkProtocol(**protocol)).questions
+    answers = [pope.answer_row(q, truth[q.question_id], "oracle", {}) for q in questions]
+    write_jsonl(tmp_path / "answers.jsonl", answers)
+    command = [
+        *(sys.executable, str(ROOT / "scripts" / "score_answers.py"), "--benchmark", "pope_demo"),
+        *("--protocol", json.dumps(protocol), "--answers", str(tmp_path / "answers.jsonl")),
+        *("--annotations", *(str(path) for path in sorted(coco.iterdir()))),
+        *("--questions", str(asked), "--out", str(tmp_path / "score.json")),
+        *("--per-question", str(tmp_path / "rows.jsonl")),
+    ]
+    subprocess.run(command, check=True)
+    assert {row["accuracy"] for row in iter_jsonl(tmp_path / "rows.jsonl")} == {1.0}
 
 
 @pytest.mark.parametrize("name", ["textvqa_ocr_demo", "mmbench_demo", "pope_demo"])
