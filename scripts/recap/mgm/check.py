@@ -20,6 +20,7 @@ from .loading import is_vision_name
 from .lora import module_settings
 from .names import HEAD_NAME, expected_shapes
 from .parts import ModelParts
+from .provenance import recorded_base
 from .tensors import TensorSource, open_model_folder, open_tensor_file
 
 logger = logging.getLogger(__name__)
@@ -186,15 +187,6 @@ def _check_binding(
         )
     _check_pictures(findings, adapter_dir, parts)
     return {"base": actual, "recorded_base": recorded, "quantization": quantization}
-
-
-def recorded_base(adapter_dir: str | Path) -> dict[str, str] | None:
-    """Return the fingerprints an adapter's ``config.json`` carries, or None."""
-    path = Path(adapter_dir) / "config.json"
-    if not path.is_file():
-        return None
-    base = (read_json(path).get("recap") or {}).get("base")
-    return base if isinstance(base, dict) and base else None
 
 
 def _check_pictures(findings: Findings, adapter_dir: str | Path, parts: ModelParts) -> None:
