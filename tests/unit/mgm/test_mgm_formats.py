@@ -17,10 +17,12 @@ from recap.mgm.checkpoint import (
     build_model,
     load_adapter,
     load_checkpoint,
+    load_tokenizer,
     open_towers,
     projector_state,
     save_checkpoint,
 )
+from recap.mgm.micro import write_micro_parts
 from recap.mgm.names import checkpoint_state
 from recap.mgm.upstream_convert import convert_checkpoint
 from recap.mgm.upstream_rules import PEFT_KEYS, UpstreamTowers
@@ -297,3 +299,24 @@ def test_a_manifest_lists_every_tensor_with_its_hash(saved, towers, tmp_path):
             raw = np.ascontiguousarray(array).tobytes()
             assert entry["sha256"] == hashlib.sha256(raw).hexdigest()
     assert set(details["base"]) == {"tokenizer"}
+
+
+@pytest.mark.parametrize(
+    ("conversation", "name", "kind"),
+    [("vicuna_v1", "mgm-7b", "mgm"), ("mistral_instruct", "mgm-7b", "mgm_mistral")],
+)
+def test_siblings_there_and_back(towers, tmp_path, conversation, name, kind):
+    parts = write_micro_parts(tmp_path / "parts", layers=2, conversation=conversation)
+    model = build_model(parts, dtype="bfloat16", seed=1)
+    tokenizer = load_tokenizer(parts.language_model)
+    save_checkpoint(model, tokenizer, tmp_path / "ours", dtype="bfloat16")
+    convert_checkpoint(tmp_path / "ours", tmp_path / name, Conversion(towers=towers))
+    for file in ("recap_config.json", "manifest.json"):
+        (tmp_path / name / file).unlink()
+    assert json.loads((tmp_path / name / "config.json").read_text())["model_type"] == kind
+    assert "lm_head.weight" in shards(tmp_path / name)
+    convert_checkpoint(tmp_path / name, tmp_path / "back", Conversion())
+    assert contents(shards(tmp_path / "back")) == contents(shards(tmp_path / "ours"))
+    again, _ = load_checkpoint(tmp_path / "back", dtype="bfloat16")
+    assert again.config.conversation == conversation
+    assert torch.equal(logits(again), logits(model))
