@@ -24,7 +24,7 @@ from .findings import describe_failures
 from .lora import Update, merged_weight, module_settings, read_update, row_blocks
 from .names import HEAD_NAME, expected_shapes
 from .parts import ModelParts
-from .provenance import describe_origin
+from .provenance import describe_origin, open_trained_file
 from .upstream_rules import UpstreamTowers, require_folder_name
 
 logger = logging.getLogger(__name__)
@@ -129,7 +129,7 @@ class AdapterMerger:
         self.settings = read_adapter_settings(adapter_dir)
         self.dtype = dtype
         self.base = base_sources(parts)
-        self.adapter = files.open_tensor_file(find_file(adapter_dir, "adapter_model"))
+        self.adapter = open_trained_file(find_file(adapter_dir, "adapter_model"))
         self.projector = read_projector(find_file(adapter_dir, "non_lora_trainables"))
         self.changes: dict[str, dict[str, Any]] = {}
 

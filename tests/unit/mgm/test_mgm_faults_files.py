@@ -329,6 +329,8 @@ def test_trained_files_are_held_against_their_manifest(mgm_adapter, mgm_parts, t
     edit(folder / f"{stem}.safetensors", lambda tensors: tensors[name].view(-1)[0].add_(1e-3))
     with pytest.raises(RecapError, match=rf"{stem}\.safetensors: {name} has sha256 .* restore"):
         load_adapter(build_model(mgm_parts, dtype="float32", seed=2), folder)
+    with pytest.raises(RecapError, match=f"{name} has sha256"):
+        merge_lora_weights(folder, mgm_parts, tmp_path / "merged", MergeSettings())
     edit(folder / f"{stem}.safetensors", lambda tensors: tensors.pop(name))
     with pytest.raises(RecapError, match=f"{name} is missing from the file"):
         load_adapter(build_model(mgm_parts, dtype="float32", seed=2), folder)
