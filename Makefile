@@ -3,8 +3,10 @@ PYTHON ?= python3
 BIN := .venv/bin
 CORPUS ?=
 ORIGINAL ?=
+RESULTS ?=
+REAL ?=
 
-.PHONY: help demo demo-full test test-slow lint format setup plan clean
+.PHONY: help demo demo-full test test-slow calibrate lint format setup plan clean
 
 help: ## show this help
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -23,6 +25,11 @@ test: setup ## lint, format and type checks, then every test that is not slow
 
 test-slow: setup ## kill every stage in mid-run, compare with Data-Juicer's own executor
 	@$(BIN)/python -m pytest -m slow
+
+calibrate: setup ## measure the verdict's errors; RESULTS=results/NAME to resample, REAL=results/NAME for trained A/A runs
+	@OMP_NUM_THREADS=1 $(BIN)/python scripts/calibrate.py $(if $(RESULTS),--results "$(RESULTS)") \
+		$(if $(REAL),--real "$(REAL)") --page docs/calibration.md \
+		--out results/calibration/$(if $(REAL),real,simulated).json
 
 lint: setup ## only the static checks
 	@$(BIN)/python scripts/run_checks.py --static

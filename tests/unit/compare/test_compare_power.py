@@ -1,0 +1,149 @@
+"""The power planner against closed forms and simulated experiments."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from compare_experiment import Experiment
+from scipy import stats
+
+from recap.compare.crossed import crossed_p_value, minimum_detectable_effect
+from recap.compare.power import (
+    Parts,
+    fewest_seeds,
+    plan_power,
+    scaled_spread,
+    variance_parts,
+)
+from recap.compare.resampling import CrossedTable, crossed_spread
+from recap.errors import RecapError
+from recap.settings import CompareSettings
+
+ROOT = Path(__file__).parents[3]
+
+
+def simulate(
+    rng: np.random.Generator, parts: Parts, images: int, seeds: int, effect: float = 0.0
+) -> CrossedTable:
+    sums = effect + np.sqrt(parts.image) * rng.normal(size=(1, images))
+    sums = sums + np.sqrt(parts.noise) * rng.normal(size=(seeds, images))
+    sums = sums + np.sqrt(parts.seed) * rng.normal(size=(seeds, 1))
+    return CrossedTable(sums=sums, sizes=np.ones(images))
+
+
+def test_parts_are_found_again_in_a_pilot() -> None:
+    truth = Parts(image=4.0, noise=9.0, seed=0.5)
+    rng = np.random.default_rng(1)
+    found = [variance_parts(crossed_spread(simulate(rng, truth, 200, 6))) for _ in range(300)]
+    for name in ("image", "noise", "seed"):
+        values = [getattr(parts, name) for parts in found]
+        assert np.mean(values) == pytest.approx(getattr(truth, name), rel=0.12)
+
+
+@pytest.mark.parametrize(("images", "seeds"), [(120, 3), (400, 5)])
+def test_planned_effect_is_found_at_the_stated_power(images: int, seeds: int) -> None:
+    truth = Parts(image=1.0, noise=4.0, seed=0.05)
+    spread = scaled_spread(truth, images=images, seeds=seeds)
+    effect, _ = minimum_detectable_effect(spread, alpha=0.05, power=0.8)
+    rng = np.random.default_rng(images)
+    found = 0
+    for _ in range(500):
+        table = simulate(rng, truth, images, seeds, effect)
+        found += crossed_p_value(table.mean, crossed_spread(table)) < 0.05
+    assert found / 500 == pytest.approx(0.8, abs=0.075)
+
+
+def test_seeds_alone_give_the_power_of_the_noncentral_t() -> None:
+    seeds, deviation = 5, 1.0
+    spread = scaled_spread(Parts(image=0.0, noise=0.0, seed=deviation**2), images=1000, seeds=seeds)
+    effect, _ = minimum_detectable_effect(spread, alpha=0.05, power=0.8)
+    shift = effect / deviation * np.sqrt(seeds)
+    power = stats.nct.sf(stats.t.isf(0.025, seeds - 1), seeds - 1, shift)
+    assert power == pytest.approx(0.8, abs=0.01)
+
+
+def test_many_seeds_that_agree_leave_the_normal_power_of_images() -> None:
+    spread = scaled_spread(Parts(image=1.0, noise=0.0, seed=0.0), images=5000, seeds=4)
+    effect, _ = minimum_detectable_effect(spread, alpha=0.05, power=0.8)
+    expected = (stats.norm.isf(0.025) + stats.norm.ppf(0.8)) / np.sqrt(5000)
+    assert effect == pytest.approx(expected, rel=2e-3)
+
+
+def test_more_seeds_and_more_questions_never_need_a_larger_effect() -> None:
+    parts = Parts(image=2.0, noise=5.0, seed=0.1)
+    effects = [
+        [
+            minimum_detectable_effect(
+                scaled_spread(parts, images=images, seeds=seeds), alpha=0.05, power=0.8
+            )[0]
+            for seeds in (2, 3, 5, 10)
+        ]
+        for images in (100, 400, 1600)
+    ]
+    assert (np.diff(effects, axis=0) < 0).all()
+    assert (np.diff(effects, axis=1) < 0).all()
+
+
+def test_fewest_seeds() -> None:
+    assert fewest_seeds({2: 9.0, 3: 4.0, 5: 2.0}, 4.0) == 3
+    assert fewest_seeds({2: 9.0, 3: 4.0, 5: 2.0}, 1.0) is None
+
+
+def pilot(folder: Path, seeds: tuple[int, ...] = (1, 2)) -> Path:
+    Experiment(folder, seeds=seeds, effect=0.3).write()
+    (folder / "compare").mkdir()
+    (folder / "comparison_inputs.json").rename(folder / "compare/comparison_inputs.json")
+    return folder
+
+
+def test_plan_of_a_pilot(tmp_path: Path) -> None:
+    folder = pilot(tmp_path)
+    plan = plan_power(folder, 5.0, None, CompareSettings())
+    (arm,) = plan["arms"]
+    assert arm["arm"] == "blip2_enhanced"
+    assert [row["questions"] for row in arm["designs"]] == [30, 60, 120, 240]
+    for row in arm["designs"]:
+        assert row["fewest_seeds"] == next(
+            (int(s) for s, v in row["detectable_by_seeds"].items() if v <= 5.0), None
+        )
+    with pytest.raises(RecapError, match="no benchmark gqa"):
+        plan_power(folder, 5.0, "gqa", CompareSettings())
+
+
+def test_hours_are_those_of_both_arms(tmp_path: Path) -> None:
+    folder = pilot(tmp_path)
+    path = folder / "compare/comparison_inputs.json"
+    document = json.loads(path.read_text())
+    perf = tmp_path / "perf.json"
+    perf.write_text(json.dumps({"wall_seconds": 1800.0, "world_size": 2}))
+    labels = [f"finetune {a} seed {s}" for a in ("baseline", "blip2_enhanced") for s in (1, 2)]
+    document["perf"] = [{"label": label, "path": str(perf)} for label in labels]
+    path.write_text(json.dumps(document))
+    plan = plan_power(folder, 30.0, None, CompareSettings())
+    assert plan["training_hours_of_a_run"] == pytest.approx(1.0)
+    enough = [row for row in plan["arms"][0]["designs"] if row["fewest_seeds"]]
+    assert enough
+    for row in enough:
+        assert row["training_hours"] == pytest.approx(2 * row["fewest_seeds"])
+
+
+def test_a_pilot_of_one_seed_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(RecapError, match="cannot show how much seeds differ"):
+        plan_power(pilot(tmp_path, seeds=(1,)), 2.0, None, CompareSettings())
+
+
+def test_command_line_says_the_need_in_words(tmp_path: Path) -> None:
+    command = [sys.executable, str(ROOT / "scripts/plan_power.py"), "--pilot", str(pilot(tmp_path))]
+    done = subprocess.run(
+        [*command, "--effect", "50"], env=os.environ, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "blip2_enhanced against baseline, 60 questions: 50 points need" in done.stderr
+    wrong = subprocess.run(
+        [*command, "--effect", "0"], env=os.environ, capture_output=True, text=True, check=False
+    )
+    assert wrong.returncode == 2 and "above 0 points" in wrong.stderr
