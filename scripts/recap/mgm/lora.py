@@ -47,6 +47,11 @@ class Update:
     scale: float
     magnitude: torch.Tensor | None = None
 
+    def cpu(self) -> "Update":
+        """Return the same update with its tensors on the CPU."""
+        magnitude = None if self.magnitude is None else self.magnitude.cpu()
+        return Update(self.a.cpu(), self.b.cpu(), self.scale, magnitude)
+
 
 def add_lora(model: MGMForCausalLM, settings: LoraSettings, *, seed: int) -> MGMForCausalLM:
     """Attach a fresh adapter to the language model and set up stage 2's trainable weights.
@@ -238,6 +243,9 @@ def layer_update(layer: Any) -> Update:
 def merge_adapter(model: MGMForCausalLM, *, dtype: torch.dtype) -> MGMForCausalLM:
     """Fold the adapter into the weights and drop it.
 
+    Summed on the CPU wherever the model is, as for files: a GPU sums in another
+    order, which rounds some weights to their other neighbour.
+
     Args:
         model: changed in place; its language model keeps its type.
         dtype: the type each sum is rounded to.
@@ -250,8 +258,8 @@ def merge_adapter(model: MGMForCausalLM, *, dtype: torch.dtype) -> MGMForCausalL
         raise RecapError("there is no adapter to merge")
     for name, layer in layers:
         plain: nn.Linear = layer.base_layer
-        merged = merged_weight(plain.weight, layer_update(layer), dtype)
-        plain.weight.data = merged.to(plain.weight.dtype)
+        merged = merged_weight(plain.weight.cpu(), layer_update(layer).cpu(), dtype)
+        plain.weight.data = merged.to(plain.weight)
         parent, _, child = name.rpartition(".")
         setattr(model.language_model.get_submodule(parent), child, plain)
     return model
