@@ -212,11 +212,11 @@ def test_swapped_bases_are_refused_with_both_fingerprints(mgm_parts, mgm_adapter
 
     other = write_micro_parts(tmp_path / "other", seed=2, layers=2)
     swapped = replace(mgm_parts, language_model=other.language_model)
-    with pytest.raises(RecapError, match="language_model is .* was trained on") as caught:
+    with pytest.raises(RecapError, match=r"language_model is .* was trained on") as caught:
         merge_lora_weights(mgm_adapter, swapped, tmp_path / "out", SETTINGS)
     assert describe_base(mgm_parts)["language_model"] in str(caught.value)
     assert describe_base(other)["language_model"] in str(caught.value)
-    with pytest.raises(RecapError, match="clip is .* was trained on"):
+    with pytest.raises(RecapError, match=r"clip is .* was trained on"):
         swapped = replace(mgm_parts, clip=other.clip)
         merge_lora_weights(mgm_adapter, swapped, tmp_path / "out", SETTINGS)
 
@@ -225,7 +225,7 @@ def test_swapped_tokenizer_is_refused(mgm_parts, mgm_adapter, tmp_path):
     folder = shutil.copytree(mgm_parts.language_model, tmp_path / "gemma")
     text = (folder / "tokenizer.json").read_text()
     (folder / "tokenizer.json").write_text(text + "\n")
-    with pytest.raises(GateError, match="tokenizer is .* was trained on"):
+    with pytest.raises(GateError, match=r"tokenizer is .* was trained on"):
         check_adapter(mgm_adapter, replace(mgm_parts, language_model=folder))
 
 
