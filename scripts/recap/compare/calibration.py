@@ -49,7 +49,7 @@ class Plan:
     images: tuple[int, ...] = (100, 500, 3166)
     seed_sds: tuple[float, ...] = (0.0, 1.0, 4.0)
     replicates: int = 1000
-    pilots: int = 40
+    pilots: int = 200
     seed: int = 2024
 
     def designs(self) -> list[Design]:

@@ -13,13 +13,14 @@ from functools import cache
 
 import numpy as np
 from scipy import special, stats
+from scipy.optimize import elementwise
 
 from .resampling import FloatArray, Spread
 
 _NODES = 320
 _LOG_RANGE = (-50.0, 6.5)
 _DRAWS = 25
-_HALVINGS = 32
+_HALVINGS = 40
 
 
 def crossed_p_value(mean: float, spread: Spread) -> float:
@@ -91,13 +92,14 @@ def _half_widths(between: FloatArray, spread: Spread, alpha: float) -> FloatArra
     """Return the mean whose p-value is ``alpha`` for each between-seed variance, (B,)."""
     scale = np.sqrt(spread.image_variance + between)
     freedom = max(1, min(spread.images, max(2, spread.seeds)) - 1)
-    low = np.zeros_like(between)
-    high = scale * (10 + 4 * float(stats.t.isf(alpha / 2, freedom)))
-    for _ in range(_HALVINGS):
-        middle = (low + high) / 2
-        inside = _tails(middle, between, spread) > alpha
-        low, high = np.where(inside, middle, low), np.where(inside, high, middle)
-    return (low + high) / 2
+    high = scale * (10 + 4 * float(stats.t.isf(alpha / 2, freedom)) ** 2)
+    found = elementwise.find_root(
+        lambda means, variances: _tails(means, variances, spread) - alpha,
+        (np.zeros_like(between), high),
+        args=(between,),
+        tolerances={"xrtol": 1e-6},
+    )
+    return np.asarray(found.x, dtype=np.float64)
 
 
 def _tails(means: FloatArray, between: FloatArray, spread: Spread) -> FloatArray:
