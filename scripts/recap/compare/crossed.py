@@ -29,13 +29,18 @@ def crossed_p_value(mean: float, spread: Spread) -> float:
     It is the level at which the interval of
     :func:`~.resampling.crossed_interval` just reaches zero, images taken as normal.
     """
-    if spread.image_variance == 0 and spread.between_variance == 0:
+    if _is_constant(spread):
         return 1.0 if mean == 0 else 0.0
     return float(_tails(np.array([abs(mean)]), np.array([spread.between_variance]), spread)[0])
 
 
 def half_width(spread: Spread, confidence: float) -> float:
-    """Return half the width of the interval at ``confidence``, images taken as normal."""
+    """Return half the width of the interval at ``confidence``, images taken as normal.
+
+    Zero where nothing varies.
+    """
+    if _is_constant(spread):
+        return 0.0
     between = np.array([spread.between_variance])
     return float(_half_widths(between, spread, 1 - confidence)[0])
 
@@ -65,12 +70,16 @@ def minimum_detectable_effect(spread: Spread, *, alpha: float, power: float) -> 
         The effect, and what sets it: ``standard error``, in its unit, or
         ``rule of three``, as a share of the scale, 0 to 1.
     """
-    if spread.image_variance == 0 and spread.between_variance == 0:
+    if _is_constant(spread):
         return 1 - alpha ** (1 / spread.images), "rule of three"
     if spread.seeds == 1:
         quantiles = stats.t.ppf([1 - alpha / 2, power], max(1, spread.images - 1))
         return float(quantiles.sum()) * spread.standard_error, "standard error"
     return _solved_effect(spread, alpha, power), "standard error"
+
+
+def _is_constant(spread: Spread) -> bool:
+    return spread.image_variance == 0 and spread.between_variance == 0
 
 
 def _solved_effect(spread: Spread, alpha: float, power: float) -> float:

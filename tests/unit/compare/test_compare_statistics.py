@@ -179,6 +179,7 @@ def test_equal_answers_have_no_p_value_below_one() -> None:
     table = CrossedTable(sums=np.zeros((2, 30)), sizes=np.ones(30))
     assert permutation_p_value(table, samples=100, seed=0) == 1.0
     assert crossed_p_value(0.0, crossed_spread(table)) == 1.0
+    assert half_width(crossed_spread(table), 0.95) == 0.0
     assert crossed_interval(table, confidence=0.95, samples=100, seed=0) == (0.0, 0.0)
 
 
