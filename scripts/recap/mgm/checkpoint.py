@@ -18,16 +18,12 @@ from .adapters import (
     save_adapter,
     save_projector,
 )
+from .bases import base_sources, describe_base, open_towers
 from .checkpoint_files import check_sources, load_finite, open_checkpoint
 from .configuration import config_from_disk, config_from_parts, config_to_disk
 from .loading import assemble
 from .modeling import MGMForCausalLM
-from .names import (
-    CLIP_PREFIX,
-    CONVNEXT_PREFIX,
-    checkpoint_state,
-)
-from .openclip import open_convnext, weights_file
+from .names import checkpoint_state
 from .parts import ModelParts
 from .processing import ImagePreprocessor
 from .provenance import TensorTable, by_file, verify_checkpoint
@@ -67,31 +63,6 @@ TOKENIZER_FILES = (
     "chat_template.jinja",
     "generation_config.json",
 )
-
-_CLIP_MODULES = ("embeddings.", "pre_layrnorm.", "encoder.", "post_layernorm.")
-
-
-def base_sources(parts: ModelParts) -> dict[str, files.TensorSource]:
-    """Return the tensors of all three parts under a full checkpoint's names, read lazily."""
-    parts.require()
-    # Llama 2's older files hold the rotary frequencies, which follow from the configuration
-    sources = {
-        name: source
-        for name, source in files.open_model_folder(parts.language_model).items()
-        if not name.endswith("rotary_emb.inv_freq")
-    }
-    return sources | open_towers(parts)
-
-
-def open_towers(parts: ModelParts) -> dict[str, files.TensorSource]:
-    """Return the tensors of both towers under a full checkpoint's names, read lazily."""
-    sources = {}
-    for name, source in files.open_model_folder(parts.clip).items():
-        inner = name.removeprefix("clip.").removeprefix("vision_model.")
-        if inner.startswith(_CLIP_MODULES) and inner != "embeddings.position_ids":
-            sources[CLIP_PREFIX + inner] = source
-    aux = open_convnext(parts.convnext)
-    return sources | {CONVNEXT_PREFIX + name: source for name, source in aux.items()}
 
 
 def build_model(
@@ -135,17 +106,6 @@ def build_model(
     if projector is not None:
         load_projector(model, projector)
     return model
-
-
-def describe_base(parts: ModelParts) -> dict[str, str]:
-    """Return the fingerprints an adapter is bound to: weights of each part, and tokenizer."""
-    convnext = files.open_tensor_file(weights_file(parts.convnext))
-    return {
-        "language_model": files.fingerprint(files.open_model_folder(parts.language_model)),
-        "clip": files.fingerprint(files.open_model_folder(parts.clip)),
-        "convnext": files.fingerprint(convnext),
-        "tokenizer": tokenizer_fingerprint(parts.language_model),
-    }
 
 
 def save_checkpoint(

@@ -12,6 +12,7 @@ from typing import Any
 from ..errors import RecapError
 from ..io import read_json
 from . import tensors as files
+from .digests import describe_tensor
 
 MANIFEST = "manifest.json"
 # beside an upstream-form config.json, which has no place for what upstream does not know
@@ -96,7 +97,7 @@ def require_base(folder: str | Path, actual: Mapping[str, str]) -> None:
 def tensor_table(path: str | Path) -> TensorTable:
     """Return type, shape and hash of each tensor of one file, in name order."""
     sources = files.open_tensor_file(path)
-    return {name: files.describe_tensor(sources[name].load()) for name in sorted(sources)}
+    return {name: describe_tensor(sources[name].load()) for name in sorted(sources)}
 
 
 def recorded_table(path: str | Path) -> TensorTable | None:
@@ -133,7 +134,7 @@ def verify_tensors(
         if name not in sources or name not in table:
             state = "is missing from the file" if name in table else "is not in its manifest"
             raise RecapError(f"{where}: {name} {state}; restore file and manifest of one save")
-        found = files.describe_tensor(sources[name].load())
+        found = describe_tensor(sources[name].load())
         wrong = [key for key in found if found[key] != table[name].get(key)]
         if wrong:
             key = wrong[-1]

@@ -1,10 +1,8 @@
 """Files of named tensors: safetensors and pickled ``.bin``, sharded or not."""
 
-import hashlib
-import json
 import re
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,8 +12,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from ..errors import RecapError
-from ..hashing import digest_json
 from ..io import atomic_path, read_json, write_json
+from .digests import describe_tensor
 
 INDEX_FILE = "model.safetensors.index.json"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -254,37 +252,19 @@ def write_sharded(
     table: dict[str, dict[str, Any]] = {}
     for number, names in enumerate(shards, start=1):
         file = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
-        tensors = {name: sources[name].load() for name in names}
-        write_safetensors(root / file, tensors)
-        table |= {name: {"file": file, **describe_tensor(t)} for name, t in tensors.items()}
+        described = _write_shard(root / file, {name: sources[name] for name in names})
+        table |= {name: {"file": file, **entry} for name, entry in described.items()}
     weight_map = {name: table[name]["file"] for name in sorted(table)}
     index = {"metadata": {"total_size": total}, "weight_map": weight_map}
     write_json(root / INDEX_FILE, index)
     return table
 
 
-def describe_tensor(tensor: torch.Tensor) -> dict[str, Any]:
-    """Return type, shape and the SHA-256 of the bytes (little-endian, row-major)."""
-    plain = tensor.detach().cpu().contiguous()
-    return {
-        "dtype": str(plain.dtype).removeprefix("torch."),
-        "shape": list(plain.shape),
-        "sha256": hashlib.sha256(plain.flatten().view(torch.uint8).numpy().data).hexdigest(),
-    }
-
-
-def iter_digests(sources: Mapping[str, TensorSource]) -> Iterator[tuple[str, str]]:
-    """Yield name and SHA-256 over type, shape and bytes of each tensor, in name order."""
-    for name in sorted(sources):
-        tensor = sources[name].load().detach().cpu().contiguous()
-        digest = hashlib.sha256(json.dumps([str(tensor.dtype), list(tensor.shape)]).encode())
-        digest.update(tensor.flatten().view(torch.uint8).numpy().data)
-        yield name, digest.hexdigest()
-
-
-def fingerprint(sources: Mapping[str, TensorSource]) -> str:
-    """Return one SHA-256 over names, types, shapes and bytes of all tensors."""
-    return digest_json(dict(iter_digests(sources)))
+def _write_shard(path: Path, sources: Mapping[str, TensorSource]) -> dict[str, dict[str, Any]]:
+    """Load, write and describe one file's tensors; they are released on return."""
+    tensors = {name: source.load() for name, source in sources.items()}
+    write_safetensors(path, tensors)
+    return {name: describe_tensor(tensor) for name, tensor in tensors.items()}
 
 
 def as_sources(tensors: Mapping[str, torch.Tensor]) -> dict[str, TensorSource]:

@@ -18,6 +18,7 @@ from recap.mgm.checkpoint import (
     save_projector,
 )
 from recap.mgm.configuration import config_from_disk, config_to_disk
+from recap.mgm.digests import fingerprint
 from recap.mgm.names import checkpoint_state, expected_shapes, projector_names, projector_suffix
 
 SHARD = "500KB"
@@ -282,6 +283,6 @@ def test_fingerprints_see_names_types_shapes_and_bytes():
         {"a": base["a"].reshape(2, 3), "b": base["b"]},
         {"a": base["a"] + torch.eye(6)[5], "b": base["b"]},
     ]
-    found = [files.fingerprint(files.as_sources(tensors)) for tensors in variants]
+    found = [fingerprint(files.as_sources(tensors)) for tensors in variants]
     assert len(set(found)) == len(found)
-    assert files.fingerprint(files.as_sources(dict(reversed(base.items())))) == found[0]
+    assert fingerprint(files.as_sources(dict(reversed(base.items())))) == found[0]

@@ -118,7 +118,7 @@ def test_links_are_not_followed_into_other_folders(mgm_parts, mgm_adapter, tmp_p
 def test_a_merge_holds_one_shard_and_one_layer(mgm_parts, mgm_adapter, tmp_path):
     parts = write_micro_parts(tmp_path / "wide", seed=1, hidden_size=512, layers=8)
     adapter = write_adapter(parts, tmp_path / "adapter", KINDS["DoRA"])
-    settings = MergeSettings(max_shard_size="5MB")
+    settings = MergeSettings(max_shard_size="10MB")
     small = arguments(mgm_adapter, mgm_parts, tmp_path / "small", settings)
     large = arguments(adapter, parts, tmp_path / "large", settings)
     pairs = [flag for pair in zip(small, large, strict=True) for flag in pair]
@@ -126,12 +126,12 @@ def test_a_merge_holds_one_shard_and_one_layer(mgm_parts, mgm_adapter, tmp_path)
     assert finished.returncode == 0, finished.stderr
     peak = int(finished.stdout.split()[-1])
     base = open_model_folder(parts.language_model)
-    layer = sum(s.nbytes for name, s in base.items() if name.startswith("model.layers.0."))
+    layer = max(s.nbytes for name, s in base.items() if name.startswith("model.layers.0."))
     total = sum(source.nbytes for source in base.values())
     shard = max(path.stat().st_size for path in (tmp_path / "large").glob("*.safetensors"))
-    assert shard < 5.1e6
+    assert 8e6 < shard < 10.1e6
     assert total > 4 * (shard + layer)
-    assert peak <= shard + layer + 4e6, (peak, shard, layer)
+    assert peak <= shard + layer + 6e6, (peak, shard, layer)  # blocks of rows in float64
 
 
 def test_the_log_lists_the_largest_change_first(mgm_parts, mgm_adapter, tmp_path, caplog):
