@@ -5,14 +5,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .micro_facts import Lessons
-from .micro_init import start_vision
-from .micro_pictures import PictureSet, draw_pictures
+from .micro_facts import FactLessons, PatchLessons
+from .micro_init import WHITEN, start_vision
+from .micro_pictures import PictureSet, draw_pictures, normalized
 from .micro_score import score_captions
 from .micro_tokenizers import build_opt_tokenizer
-from .micro_training import deterministic, train
+from .micro_training import Place, batches, count_parameters, deterministic, train
 from .settings import CaptionerSettings
-from .streams import Stream, generator
+from .streams import Stream
 
 if TYPE_CHECKING:
     import torch
@@ -20,10 +20,11 @@ if TYPE_CHECKING:
 VOCABULARY = 640
 MAX_NEW_TOKENS = 32
 _IGNORE = -100
-_WHITEN = 512  # pictures from which the patch embedding starts
 
 
-def build_captioner(out: Path, seed: int, settings: CaptionerSettings) -> dict[str, Any]:
+def build_captioner(
+    out: Path, seed: int, settings: CaptionerSettings, place: Place
+) -> dict[str, Any]:
     """Train and save model and processor; return what was measured on fresh pictures.
 
     The model never sees the demo's corpus: its pictures come from streams of
@@ -33,20 +34,24 @@ def build_captioner(out: Path, seed: int, settings: CaptionerSettings) -> dict[s
     tokenizer = build_opt_tokenizer(seed, VOCABULARY)
     processor = _processor(tokenizer, settings)
     with deterministic(seed):
-        model = _model(tokenizer, settings)
-        losses = _fit(model, processor, seed, settings)
+        model = _model(tokenizer, settings).to(place.device)
+        losses = _fit(model, processor, seed, settings, place)
         held_out = draw_pictures(
-            seed, Stream.MICRO_HELD_OUT, settings.held_out, settings.image_size
+            seed,
+            Stream.MICRO_HELD_OUT,
+            settings.held_out,
+            settings.image_size,
+            workers=place.workers,
         )
         captions = _caption(model, processor, held_out)
-    model.save_pretrained(str(out), max_shard_size="4MB")
+    model.to("cpu").save_pretrained(str(out), max_shard_size="4MB")
     processor.save_pretrained(str(out))
     return {
         "first_caption_loss": round(losses[0], 4) if losses else None,
         "last_caption_loss": round(float(np.mean(losses[-10:])), 4) if losses else None,
         "held_out_pictures": settings.held_out,
         **score_captions(held_out.scenes, held_out.captions, captions),
-        "parameters": sum(p.numel() for p in model.parameters()),
+        "parameters": count_parameters(model),
         "vocabulary": len(tokenizer),
     }
 
@@ -131,56 +136,58 @@ def _config(tokenizer: Any, settings: CaptionerSettings) -> Any:
     )
 
 
-def _fit(model: Any, processor: Any, seed: int, settings: CaptionerSettings) -> list[float]:
+def _fit(
+    model: Any, processor: Any, seed: int, settings: CaptionerSettings, place: Place
+) -> list[float]:
     """Teach to look first, then to look and to say it; return the losses of the captions."""
     import torch
 
-    pictures = draw_pictures(seed, Stream.MICRO_PICTURE, settings.pictures, settings.image_size)
-    start_vision(model.vision_model, _pixel_values(processor, pictures.pixels[:_WHITEN]))
-    ids, labels = _encode(processor.tokenizer, pictures.captions, settings.query_tokens)
-    lessons = Lessons(
-        pictures,
-        settings.image_size // settings.patch_size,
-        query_width=settings.qformer_width,
-        patch_width=settings.vision_width,
+    side, device = settings.image_size, place.device
+    pictures = draw_pictures(
+        seed, Stream.MICRO_PICTURE, settings.pictures, side, workers=place.workers
     )
-    order = _epochs(seed, settings.pictures, settings.steps * settings.batch_size)
+    embeddings = model.vision_model.embeddings
+    start_vision(
+        embeddings.patch_embedding,
+        embeddings.position_embedding,
+        normalized(pictures.pixels[:WHITEN], processor),
+    )
+    ids, labels = _encode(processor.tokenizer, pictures.captions, settings.query_tokens)
+    facts = FactLessons(pictures, settings.qformer_width, device)
+    patches = PatchLessons(pictures, side // settings.patch_size, settings.vision_width, device)
+    order = batches(seed, settings.pictures, settings.steps, settings.batch_size)
 
     def loss_at(step: int) -> "torch.Tensor":
-        picked = order[step * settings.batch_size : (step + 1) * settings.batch_size]
-        values = _pixel_values(processor, pictures.pixels[picked])
+        picked = order[step]
+        values = normalized(pictures.pixels[picked], processor, device)
         if step < settings.look_share * settings.steps:
             seen = model.get_image_features(values)
             queries = seen.qformer_outputs.last_hidden_state
-            return lessons.loss(picked, queries, seen.last_hidden_state)
+            encoded = seen.last_hidden_state
+            return facts.loss(picked, queries) + patches.loss(picked, encoded[:, 1:])
         longest = int((labels[picked] != _IGNORE).any(0).nonzero().max()) + 1
         output = model(
             pixel_values=values,
-            input_ids=ids[picked][:, :longest],
-            labels=labels[picked][:, :longest],
+            input_ids=ids[picked][:, :longest].to(device),
+            labels=labels[picked][:, :longest].to(device),
         )
-        queries = output.qformer_outputs.last_hidden_state
-        looking = lessons.loss(picked, queries, output.vision_outputs.last_hidden_state)
-        caption_losses.append(float(output.loss.detach()))
-        total: torch.Tensor = output.loss + looking
+        caption_losses.append(output.loss.detach())
+        total: torch.Tensor = (
+            output.loss
+            + facts.loss(picked, output.qformer_outputs.last_hidden_state)
+            + patches.loss(picked, output.vision_outputs.last_hidden_state[:, 1:])
+        )
         return total
 
-    caption_losses: list[float] = []
+    caption_losses: list[torch.Tensor] = []
     train(
-        torch.nn.ModuleList([model, lessons.heads]),
+        torch.nn.ModuleList([model, facts.heads, patches.heads]),
         loss_at,
         steps=settings.steps,
         learning_rate=settings.learning_rate,
         name="captioner",
     )
-    return caption_losses
-
-
-def _epochs(seed: int, count: int, wanted: int) -> np.ndarray:
-    """Return ``wanted`` picture indices: whole shuffled passes, one after the other."""
-    passes = -(-wanted // count)
-    shuffled = [generator(seed, Stream.MICRO_ORDER, n).permutation(count) for n in range(passes)]
-    return np.concatenate(shuffled)[:wanted]
+    return [float(loss) for loss in caption_losses]
 
 
 def _encode(
@@ -201,20 +208,11 @@ def _encode(
     return ids, labels
 
 
-def _pixel_values(processor: Any, pixels: np.ndarray) -> "torch.Tensor":
-    """Return (B, 3, S, S) float32 from (B, S, S, 3) uint8, normalised as the processor does."""
-    import torch
-
-    mean = torch.tensor(processor.image_processor.image_mean)
-    std = torch.tensor(processor.image_processor.image_std)
-    return ((torch.from_numpy(pixels).float() / 255 - mean) / std).permute(0, 3, 1, 2).contiguous()
-
-
 def _caption(model: Any, processor: Any, pictures: PictureSet) -> list[str]:
     """Return a greedy caption for each picture, trimmed."""
     captions: list[str] = []
     for start in range(0, len(pictures.captions), 64):
-        values = _pixel_values(processor, pictures.pixels[start : start + 64])
+        values = normalized(pictures.pixels[start : start + 64], processor, model.device)
         ids = model.generate(pixel_values=values, max_new_tokens=MAX_NEW_TOKENS, do_sample=False)
         captions += [text.strip() for text in processor.batch_decode(ids, skip_special_tokens=True)]
     return captions

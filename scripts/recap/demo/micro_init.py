@@ -1,36 +1,39 @@
 """A good start for a small image encoder that has little time to learn."""
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import torch
 
+WHITEN = 512  # pictures from which patch embeddings start
 _POSITION_SCALE = 0.3
 _PATCH_SCALE = 0.3
 _FLOOR = 1e-3  # variance below which a direction counts as noise
 
 
-def start_vision(vision: Any, pixel_values: "torch.Tensor") -> None:
-    """Set patch and position embeddings of a ``Blip2VisionModel`` in place.
+def start_vision(
+    patches: "torch.nn.Conv2d", positions: "torch.Tensor", pixel_values: "torch.Tensor"
+) -> None:
+    """Set patch and position embeddings of an image encoder in place.
 
     Patches start whitened: their principal directions, each scaled to the same
     variance, so that edges weigh as much as brightness. Positions start as
     sines and cosines of row and column, so that neighbours are alike.
 
     Args:
-        vision: the image encoder.
+        patches: the patch embedding, whose kernel is its stride.
+        positions: (1, 1 + G * G, W), the position embedding; a class token comes first.
         pixel_values: (N, 3, S, S), normalised pictures to take the directions from.
     """
     import torch
 
-    embeddings = vision.embeddings
+    grid = pixel_values.shape[-1] // patches.kernel_size[0]
     with torch.no_grad():
-        weight, bias = _whitening(pixel_values, embeddings.patch_size, embeddings.embed_dim)
-        embeddings.patch_embedding.weight.copy_(weight)
-        embeddings.patch_embedding.bias.copy_(bias)
-        grid = embeddings.image_size // embeddings.patch_size
-        positions = _positions(grid, embeddings.embed_dim) * _POSITION_SCALE
-        embeddings.position_embedding[0, 1:].copy_(positions)
+        weight, bias = _whitening(pixel_values, int(patches.kernel_size[0]), patches.out_channels)
+        patches.weight.copy_(weight)
+        if patches.bias is not None:
+            patches.bias.copy_(bias)
+        positions[0, 1:].copy_(_positions(grid, patches.out_channels) * _POSITION_SCALE)
 
 
 def _whitening(

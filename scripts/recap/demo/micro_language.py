@@ -1,55 +1,78 @@
 """Gemma in miniature: the architecture and files of Gemma-2B-IT, the language of the world."""
 
+from collections.abc import Iterator
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..mgm.conversation import IGNORE_INDEX, encode_sample
-from .micro_text import text_sample
+import numpy as np
+
+from ..mgm.conversation import IGNORE_INDEX, IMAGE_TOKEN_INDEX
+from .micro_lessons import PAD, Lesson, collate, write_lessons
+from .micro_tiles import shake
 from .micro_tokenizers import build_gemma_tokenizer, save_tokenizer
-from .micro_training import deterministic, train
+from .micro_training import Place, count_parameters, deterministic, train
 from .settings import LanguageSettings
-from .streams import Stream
+from .streams import Stream, generator
 
 if TYPE_CHECKING:
     import torch
 
 # The prompt is learnt too, at a small weight: it teaches the words.
 PROMPT_WEIGHT = 0.1
-_PAD = 0
+_WINDOW = 16  # batches among which texts are sorted by length
 # Small, so that the weights come in several files with an index, as the real ones do.
 _SHARD = "2MB"
 
 
-def build_language_model(out: Path, seed: int, settings: LanguageSettings) -> dict[str, Any]:
+def build_language_model(
+    out: Path, seed: int, settings: LanguageSettings, place: Place
+) -> dict[str, Any]:
     """Train and save the model and its tokenizer; return what was measured.
 
     Args:
         out: folder of the model, Hugging Face layout.
         seed: of weights and texts.
         settings: sizes and length of the training.
+        place: where to train.
     """
     from transformers import GemmaForCausalLM
 
     tokenizer = build_gemma_tokenizer(seed, settings.vocabulary)
+    lessons = write_lessons(
+        tokenizer, seed, Stream.MICRO_TEXT, settings.texts, settings.tile_grid, place.workers
+    )
     with deterministic(seed):
-        model = GemmaForCausalLM(_config(settings, len(tokenizer)))
+        model: Any = GemmaForCausalLM(_config(settings, len(tokenizer)))
+        model.to(place.device)
+
+        batches = _batches(lessons, seed, min(settings.batch_size, len(lessons)))
         losses = train(
             model,
-            lambda step: _loss(model, _batch(tokenizer, seed, step, settings.batch_size)),
+            lambda step: _loss(model, *collate(next(batches), settings.tile_grid)),
             steps=settings.steps,
             learning_rate=settings.learning_rate,
             name="language model",
         )
-        exact = _measure(model, tokenizer, seed, settings.held_out)
+        held_out = write_lessons(
+            tokenizer,
+            seed,
+            Stream.MICRO_HELD_OUT,
+            settings.held_out,
+            settings.tile_grid,
+            place.workers,
+        )
+        told, tiled = (_measure(model, held_out[kind::2], settings.tile_grid) for kind in (0, 1))
     model.generation_config.update(do_sample=False, bos_token_id=2, eos_token_id=1, pad_token_id=0)
-    model.save_pretrained(str(out), max_shard_size=_SHARD)
+    model.to("cpu").save_pretrained(str(out), max_shard_size=_SHARD)
     save_tokenizer(tokenizer, out)
     return {
         "first_loss": round(losses[0], 4) if losses else None,
         "last_loss": round(sum(losses[-20:]) / len(losses[-20:]), 4) if losses else None,
         "held_out_texts": settings.held_out,
-        "held_out_exact_answers": exact,
-        "parameters": sum(p.numel() for p in model.parameters()),
+        "told_exact_answers": told,
+        "tiled_exact_answers": tiled,
+        "parameters": count_parameters(model),
         "vocabulary": len(tokenizer),
     }
 
@@ -78,56 +101,74 @@ def _config(settings: LanguageSettings, vocabulary: int) -> Any:
     )
 
 
-def _conversation(rounds: list[tuple[str, str]]) -> list[dict[str, str]]:
-    turns: list[dict[str, str]] = []
-    for user, answer in rounds:
-        turns += [{"from": "human", "value": user}, {"from": "gpt", "value": answer}]
-    return turns
+def _batches(lessons: list[Lesson], seed: int, size: int) -> Iterator[list[Lesson]]:
+    """Yield batches of texts of like length without end: shuffled passes, one after the other."""
+    for turn in count():
+        rng = generator(seed, Stream.MICRO_ORDER, turn)
+        order = rng.permutation(len(lessons))
+        for start in range(0, len(order) - size + 1, _WINDOW * size):
+            window = order[start : start + _WINDOW * size]
+            near = sorted(window.tolist(), key=lambda index: len(lessons[index].ids))
+            firsts = range(0, len(near) - size + 1, size)
+            for first in rng.permutation(firsts).tolist():
+                yield [lessons[index] for index in near[first : first + size]]
 
 
-def _batch(tokenizer: Any, seed: int, step: int, size: int) -> tuple["torch.Tensor", ...]:
-    """Return ids (B, L) int64, attention mask (B, L), and weights of the targets (B, L)."""
+def _logits(model: Any, ids: "torch.Tensor", tiles: "torch.Tensor") -> "torch.Tensor":
+    """Return (B, L, V): tiles stand in the places of -200, in batch order."""
+    embed = model.get_input_embeddings()
+    hidden = embed(ids.clamp(min=0))
+    if len(tiles):
+        # Through the embedding, so that tiles are scaled as words are.
+        table = embed.weight * getattr(embed, "embed_scale", 1.0)
+        soft = shake(table, tiles).to(hidden.dtype)
+        hidden = hidden.masked_scatter((ids == IMAGE_TOKEN_INDEX).unsqueeze(-1), soft)
+    result: torch.Tensor = model(inputs_embeds=hidden, use_cache=False).logits
+    return result
+
+
+def _tensors(model: Any, *arrays: np.ndarray) -> list["torch.Tensor"]:
     import torch
 
-    encoded = [
-        encode_sample(_conversation(text_sample(seed, Stream.MICRO_TEXT, index)), tokenizer)
-        for index in range(step * size, (step + 1) * size)
-    ]
-    length = max(len(ids) for ids, _ in encoded)
-    ids = torch.full((size, length), _PAD, dtype=torch.long)
-    weights = torch.zeros((size, length))
-    for row, (sample, labels) in enumerate(encoded):
-        ids[row, : len(sample)] = torch.tensor(sample)
-        trained = [PROMPT_WEIGHT if label == IGNORE_INDEX else 1.0 for label in labels]
-        weights[row, : len(sample)] = torch.tensor(trained)
-    return ids, (ids != _PAD).long(), weights
+    return [torch.from_numpy(array).to(model.device) for array in arrays]
 
 
-def _loss(model: Any, batch: tuple["torch.Tensor", ...]) -> "torch.Tensor":
-    """Return the weighted mean cross entropy of the next token."""
+def _loss(model: Any, ids: np.ndarray, labels: np.ndarray, tiles: np.ndarray) -> "torch.Tensor":
+    """Return the weighted mean cross entropy of the next token; padding is on the right."""
     from torch.nn import functional
 
-    ids, mask, weights = batch
-    logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits[:, :-1]
-    losses = functional.cross_entropy(logits.transpose(1, 2), ids[:, 1:], reduction="none")
-    return (losses * weights[:, 1:]).sum() / weights[:, 1:].sum()
+    numbers, targets, words = _tensors(model, ids, labels, tiles)
+    logits = _logits(model, numbers, words)[:, :-1]
+    following = numbers[:, 1:]
+    weights = (following > PAD).float() * PROMPT_WEIGHT
+    weights = weights.masked_fill(targets[:, 1:] != IGNORE_INDEX, 1.0)
+    losses = functional.cross_entropy(
+        logits.transpose(1, 2), following.clamp(min=0), reduction="none"
+    )
+    return (losses * weights).sum() / weights.sum()
 
 
-def _measure(model: Any, tokenizer: Any, seed: int, count: int) -> float | None:
-    """Return the share of held-out texts answered exactly, teacher-forced and greedy.
+def _measure(model: Any, lessons: list[Lesson], grid: int) -> float | None:
+    """Return the share of texts whose answers are all exact, teacher-forced and greedy.
 
     An answer is right if each of its tokens is the most likely one after the
     true tokens before it, which equals greedy decoding giving that answer.
+    Captions have several true forms: only texts with one-word answers count.
     """
     import torch
 
-    right = 0
+    right = total = 0
     with torch.inference_mode():
-        for index in range(count):
-            rounds = text_sample(seed, Stream.MICRO_HELD_OUT, index)[:1]
-            ids, labels = encode_sample(_conversation(rounds), tokenizer)
-            logits = model(input_ids=torch.tensor([ids]), use_cache=False).logits[0, :-1]
-            target = torch.tensor(labels[1:])
+        for lesson in lessons:
+            target = torch.from_numpy(lesson.labels[1:].astype(np.int64))
             trained = target != IGNORE_INDEX
+            if int(trained.sum()) > _SHORT_ANSWERS:
+                continue
+            ids, _, tiles = collate([lesson], grid)
+            logits = _logits(model, *_tensors(model, ids, tiles))[0, :-1].cpu()
             right += bool((logits.argmax(-1)[trained] == target[trained]).all())
-    return round(right / count, 4) if count else None
+            total += 1
+    return round(right / total, 4) if total else None
+
+
+_SHORT_ANSWERS = 4 * 6  # up to four answers of a word, its ends included

@@ -10,7 +10,7 @@ from typing import Any
 
 from ..io import write_text
 from ..manifest import write_manifest
-from ..perf import PerfRecord
+from .micro_training import Place
 from .settings import MicroSettings
 
 logger = logging.getLogger(__name__)
@@ -25,11 +25,15 @@ _STANDS_FOR = {
 _HOW = {
     "gemma-micro": "trained as a language model on generated text of the demo world, in Gemma's "
     "chat format; it has never seen a picture",
-    "clip-micro": "seeded random weights, not trained",
-    "convnext-micro": "seeded random weights, not trained",
+    "clip-micro": "trained on drawn pictures and their true captions by contrast, and to name what "
+    "lies in each patch; its pictures come from random streams that the demo corpus does not use",
+    "convnext-micro": "trained to name what lies in each patch of drawn pictures; they come from "
+    "random streams that the demo corpus does not use",
     "blip2-micro": "trained on freshly drawn pictures of the demo world and their true captions; "
     "its pictures come from random streams that the demo corpus does not use",
-    "watermark-micro": "seeded random weights, not trained; its probabilities stay near one half",
+    "watermark-micro": "trained on drawn pictures, half of them with a watermark, to say which and "
+    "where; they come from "
+    "random streams that the demo corpus does not use",
 }
 _CARD = """\
 # {name}
@@ -38,8 +42,9 @@ A micro stand-in with the architecture and the file layout of {real}. **It is no
 and no result obtained with it says anything about {real}.
 
 - How it was made: {how}.
-- Seed: {seed}. On one machine the same seed and settings give the same bytes.
-- Built by `scripts/build_micro_models.py --model {name}`.
+- Built by `scripts/build_micro_models.py --models {name} --seed {seed}` on the device `{device}`.
+  On the CPU of one machine the same seed and settings give the same bytes; a GPU's sums differ
+  a little from run to run.
 - Parameters: {parameters:,}.
 {measured}
 Licence: Apache-2.0, like the code that made it; no downloaded data or weights took part.
@@ -52,7 +57,7 @@ def build_micro_model(
     *,
     seed: int,
     settings: MicroSettings,
-    perf: str | Path | None = None,
+    place: Place | None = None,
 ) -> None:
     """Build the micro model ``name`` (see ``settings.MICRO_MODELS``) in the folder ``out``.
 
@@ -63,9 +68,9 @@ def build_micro_model(
         out: folder; an existing one is replaced.
         seed: of weights, texts and pictures.
         settings: sizes and training lengths.
-        perf: where to write the cost of the step, if anywhere.
+        place: device and processes to build with; the CPU and one by default.
     """
-    started, record = time.time(), PerfRecord("models", "parameters")
+    started = time.time()
     # Threads of the tokenizer library must not decide the order of its work.
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     target = Path(out)
@@ -73,12 +78,12 @@ def build_micro_model(
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir(parents=True)
     try:
-        measured = _builder(name)(work, seed, _section(name, settings))
-        _write_card(work, name, seed, measured)
+        place = place or Place()
+        measured = _builder(name)(work, seed, _section(name, settings), place)
+        _write_card(work, name, seed, place, measured)
         _replace(work, target)
     finally:
         shutil.rmtree(work, ignore_errors=True)
-    record.items = measured["parameters"]
     files = sorted(path for path in target.iterdir() if path.is_file())
     write_manifest(
         target / "manifest.json",
@@ -89,35 +94,43 @@ def build_micro_model(
         counts={"parameters": measured["parameters"]},
         started=started,
         seed=seed,
-        details={"model": name, "stands_for": _STANDS_FOR[name], "measured": measured},
+        details={
+            "model": name,
+            "stands_for": _STANDS_FOR[name],
+            "device": place.device,
+            "measured": measured,
+        },
     )
-    if perf is not None:
-        record.write(perf)
     logger.info("built %s in %s: %s", name, target, measured)
 
 
-def _builder(name: str) -> Callable[[Path, int, Any], dict[str, Any]]:
+def _builder(name: str) -> Callable[[Path, int, Any, Place], dict[str, Any]]:
     from transformers.utils.logging import disable_progress_bar
 
     disable_progress_bar()
-    from . import micro_captioner, micro_language, micro_vision
+    from . import micro_captioner, micro_clip, micro_convnext, micro_language, micro_watermark
 
-    builders: dict[str, Callable[[Path, int, Any], dict[str, Any]]] = {
+    builders: dict[str, Callable[[Path, int, Any, Place], dict[str, Any]]] = {
         "gemma-micro": micro_language.build_language_model,
-        "clip-micro": micro_vision.build_clip,
-        "convnext-micro": micro_vision.build_convnext,
+        "clip-micro": micro_clip.build_clip,
+        "convnext-micro": micro_convnext.build_convnext,
         "blip2-micro": micro_captioner.build_captioner,
-        "watermark-micro": micro_vision.build_watermark,
+        "watermark-micro": micro_watermark.build_watermark,
     }
     return builders[name]
 
 
 def _section(name: str, settings: MicroSettings) -> Any:
-    sections = {"gemma-micro": settings.language, "blip2-micro": settings.captioner}
-    return sections.get(name, settings.vision)
+    return {
+        "gemma-micro": settings.language,
+        "clip-micro": settings.clip,
+        "convnext-micro": settings.convnext,
+        "blip2-micro": settings.captioner,
+        "watermark-micro": settings.watermark,
+    }[name]
 
 
-def _write_card(folder: Path, name: str, seed: int, measured: dict[str, Any]) -> None:
+def _write_card(folder: Path, name: str, seed: int, place: Place, measured: dict[str, Any]) -> None:
     lines = [
         f"- {key.replace('_', ' ')}: {value}"
         for key, value in measured.items()
@@ -128,6 +141,7 @@ def _write_card(folder: Path, name: str, seed: int, measured: dict[str, Any]) ->
         real=_STANDS_FOR[name],
         how=_HOW[name],
         seed=seed,
+        device=place.device,
         parameters=measured["parameters"],
         measured="\nMeasured when it was built:\n\n" + "\n".join(lines) + "\n" if lines else "",
     )

@@ -10,12 +10,24 @@ import numpy as np
 
 from ..curate.questions import STAGE1_QUESTIONS
 from .captions import canonical_caption, caption
+from .closed import LETTERS, letter_prompt, pick_options, yes_no_prompt
 from .corrupt import corrupt
-from .questions import ANNOTATORS, INSTRUCTION, prompt, read_tokens, sample_questions, ten_answers
+from .questions import (
+    ANNOTATORS,
+    INSTRUCTION,
+    Question,
+    possible_questions,
+    prompt,
+    read_tokens,
+    sample_questions,
+    ten_answers,
+)
 from .scene import SIGN_WORDS, Scene, sample_scene
 from .settings import CorruptionRates
 from .streams import Stream, generator
 
+_CHOICE_SHARE, _YES_NO_SHARE = 0.15, 0.15
+_MOST_ROUNDS = 8
 _GENERAL = (
     "The quick brown fox jumps over the lazy dog. Yes or no? Answer with the option's letter "
     "from the given choices directly. A. B. C. D. unanswerable, not sure, no idea. "
@@ -30,25 +42,37 @@ def told(scene: Scene, rng: np.random.Generator) -> str:
     return f"{caption(scene, rng)}, the background is {scene.background}"
 
 
-def text_sample(seed: int, stream: Stream, index: int) -> list[tuple[str, str]]:
-    """Return rounds of (user's turn, answer) about one scene, which the first turn tells.
+def scene_rounds(scene: Scene, rng: np.random.Generator, opening: str) -> list[tuple[str, str]]:
+    """Return rounds of (user's turn, answer) about ``scene``.
 
-    One text in five asks for a caption, the others for one to four single facts.
+    One text in four asks for a caption, the others for one to eight facts.
+    ``opening`` is the first turn's first line.
     """
-    rng = generator(seed, stream, index)
-    scene = sample_scene(rng)
-    told_line = told(scene, rng)
-    if rng.random() < 0.2:
+    if rng.random() < 0.25:
         ask = str(rng.choice(STAGE1_QUESTIONS))
-        return [(f"{told_line}\n{ask}", caption(scene, rng))]
+        return [(f"{opening}\n{ask}", caption(scene, rng))]
     rounds: list[tuple[str, str]] = []
-    for question in sample_questions(scene, rng, int(rng.integers(1, 5))):
-        tokens = read_tokens(scene, rng) if rng.random() < 0.3 else None
-        asked = prompt(question.text, tokens)
-        if rng.random() < 0.5:
-            asked = asked.removesuffix(f"\n{INSTRUCTION}")
-        rounds.append((asked if rounds else f"{told_line}\n{asked}", question.answer))
+    most = min(_MOST_ROUNDS, len(possible_questions(scene)))
+    for question in sample_questions(scene, rng, int(rng.integers(1, most + 1))):
+        asked, answer = _ask(question, scene, rng)
+        rounds.append((asked if rounds else f"{opening}\n{asked}", answer))
     return rounds
+
+
+def _ask(question: Question, scene: Scene, rng: np.random.Generator) -> tuple[str, str]:
+    """Return the question openly, or as a choice, or a yes/no question instead of it."""
+    form = rng.random()
+    if form < _CHOICE_SHARE:
+        options = pick_options(question, scene, rng)
+        answer = LETTERS[options.index(question.answer)]
+        return letter_prompt(question.text, options), answer
+    if form < _CHOICE_SHARE + _YES_NO_SHARE:
+        return yes_no_prompt(scene, rng)
+    tokens = read_tokens(scene, rng) if rng.random() < 0.3 else None
+    asked = prompt(question.text, tokens)
+    if rng.random() < 0.5:
+        asked = asked.removesuffix(f"\n{INSTRUCTION}")
+    return asked, question.answer
 
 
 def tokenizer_text(seed: int, count: int) -> Iterator[str]:

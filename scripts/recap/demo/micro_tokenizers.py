@@ -125,6 +125,42 @@ def build_opt_tokenizer(seed: int, vocabulary: int) -> Any:
     return tokenizer
 
 
+def build_clip_tokenizer(seed: int, vocabulary: int) -> Any:
+    """Return a ``CLIPTokenizer``: lower-case BPE with ``</w>`` at a word's end.
+
+    Ids: 0 ``<|startoftext|>``... as learnt, with ``<|endoftext|>`` the largest, which CLIP
+    pools at, and ``!`` (id 0) for padding, as in OpenAI's.
+
+    Args:
+        seed: of the texts the pieces are learnt from.
+        vocabulary: the largest size.
+    """
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
+    from transformers import CLIPTokenizer
+
+    learner = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
+    learner.normalizer = normalizers.Lowercase()
+    learner.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Punctuation()]
+    )
+    alphabet = [chr(code) for code in range(33, 127) if not chr(code).isupper()]
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocabulary - 2 - len(alphabet),
+        initial_alphabet=alphabet,
+        limit_alphabet=len(alphabet),
+        end_of_word_suffix="</w>",
+        min_frequency=2,
+        show_progress=False,
+    )
+    learner.train_from_iterator(tokenizer_text(seed, TEXTS), trainer)
+    pieces, merges = _read_pieces(learner)
+    ordered = [*alphabet, *(f"{letter}</w>" for letter in alphabet), *pieces]
+    vocab = {piece: number for number, piece in enumerate(dict.fromkeys(ordered))}
+    for piece in ("<|startoftext|>", "<|endoftext|>"):
+        vocab[piece] = len(vocab)
+    return CLIPTokenizer(vocab=vocab, merges=merges, pad_token="!", model_max_length=48)  # noqa: S106
+
+
 def save_tokenizer(tokenizer: Any, folder: Path) -> None:
     """Save in the layout that ``AutoTokenizer.from_pretrained`` reads."""
     tokenizer.save_pretrained(str(folder))

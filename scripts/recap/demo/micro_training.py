@@ -3,7 +3,12 @@
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .streams import Stream, generator
 
 if TYPE_CHECKING:
     import torch
@@ -13,6 +18,20 @@ logger = logging.getLogger(__name__)
 WARMUP_SHARE = 0.05
 DECAY_SHARE = 0.35
 MAX_GRAD_NORM = 1.0
+_LOG_EVERY = 50
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a model is trained.
+
+    Attributes:
+        device: of torch, ``cpu`` or ``cuda``. Only the CPU gives the same bytes twice.
+        workers: processes that draw pictures and write texts.
+    """
+
+    device: str = "cpu"
+    workers: int = 1
 
 
 @contextmanager
@@ -21,6 +40,9 @@ def deterministic(seed: int) -> Iterator[None]:
     import torch
 
     threads = torch.get_num_threads()
+    # Of the GPU only, and good enough there: its results differ from run to run anyhow.
+    torch.backends.cuda.matmul.allow_tf32 = True
+    torch.backends.cudnn.allow_tf32 = True
     with torch.random.fork_rng():
         torch.set_num_threads(1)
         torch.manual_seed(seed)
@@ -28,6 +50,14 @@ def deterministic(seed: int) -> Iterator[None]:
             yield
         finally:
             torch.set_num_threads(threads)
+
+
+def batches(seed: int, count: int, steps: int, size: int) -> np.ndarray:
+    """Return (steps, size) indices below ``count``: shuffled passes, one after the other."""
+    passes = -(-steps * size // count)
+    shuffled = [generator(seed, Stream.MICRO_ORDER, n).permutation(count) for n in range(passes)]
+    order = np.concatenate([np.empty(0, dtype=np.int64), *shuffled])
+    return order[: steps * size].reshape(steps, size)
 
 
 def rate_at(step: int, steps: int, peak: float) -> float:
@@ -60,7 +90,7 @@ def train(
     optimizer = torch.optim.AdamW(
         groups, lr=learning_rate, betas=(0.9, 0.98), weight_decay=0.0, fused=True
     )
-    losses: list[float] = []
+    losses: list[torch.Tensor] = []
     model.train()
     for step in range(steps):
         for group in optimizer.param_groups:
@@ -70,8 +100,13 @@ def train(
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), MAX_GRAD_NORM)
         optimizer.step()
-        losses.append(float(loss.detach()))
-        if step % 50 == 0 or step == steps - 1:
+        losses.append(loss.detach())
+        if step % _LOG_EVERY == 0 or step == steps - 1:
             logger.info("%s: update %d of %d, loss %.4f", name, step + 1, steps, losses[-1])
     model.eval()
-    return losses
+    return [float(loss) for loss in losses]
+
+
+def count_parameters(model: Any) -> int:
+    """Return the number of a model's parameters, tied ones counted once."""
+    return sum(parameter.numel() for parameter in model.parameters())

@@ -5,11 +5,9 @@ import csv
 import io
 from typing import Any
 
-import numpy as np
-
+from .closed import LETTERS, pick_options
 from .pictures import draw_picture
-from .questions import CHOICES, Question, sample_questions
-from .scene import Scene
+from .questions import sample_questions
 from .settings import WorldSettings
 from .streams import Stream, generator
 
@@ -17,7 +15,6 @@ COLUMNS = (
     "index", "question", "hint", "A", "B", "C", "D", "answer", "category", "image", "source",
     "l2-category", "comment", "split",
 )  # fmt: skip
-_LETTERS = "ABCD"
 _ROTATION = 1_000_000
 _FIRST_INDEX = 241
 _HINT_SHARE = 0.25
@@ -66,7 +63,7 @@ def _one_image(settings: WorldSettings, index: int) -> list[dict[str, Any]]:
         {
             "question": question.text[0].upper() + question.text[1:],
             "hint": _HINT if rng.random() < _HINT_SHARE else "",
-            "options": _options(question, scene, rng),
+            "options": pick_options(question, scene, rng),
             "right": question.answer,
             "category": _CATEGORIES[question.kind][0],
             "image": image,
@@ -79,26 +76,14 @@ def _one_image(settings: WorldSettings, index: int) -> list[dict[str, Any]]:
     ]
 
 
-def _options(question: Question, scene: Scene, rng: np.random.Generator) -> list[str]:
-    """Return up to four options in random order; places are those of the scene's objects."""
-    if question.kind == "place" and len(scene.things) > 1:
-        pool = [thing.place for thing in scene.things]
-    else:
-        pool = list(CHOICES[question.kind])
-    others = [choice for choice in pool if choice != question.answer]
-    picked = rng.choice(others, size=min(3, len(others)), replace=False)
-    options = [question.answer, *(str(choice) for choice in picked)]
-    return [options[int(i)] for i in rng.permutation(len(options))]
-
-
 def _rotations(base: dict[str, Any], index: int) -> list[dict[str, Any]]:
     options = base["options"]
     rows = []
     for rotation in range(len(options)):
         moved = [options[(place - rotation) % len(options)] for place in range(len(options))]
         row = {name: base[name] for name in COLUMNS if name in base}
-        row |= dict.fromkeys(_LETTERS, "") | dict(zip(_LETTERS, moved, strict=False))
+        row |= dict.fromkeys(LETTERS, "") | dict(zip(LETTERS, moved, strict=False))
         row["index"] = str(index + rotation * _ROTATION)
-        row["answer"] = _LETTERS[moved.index(base["right"])]
+        row["answer"] = LETTERS[moved.index(base["right"])]
         rows.append(row)
     return rows

@@ -114,51 +114,84 @@ class LanguageSettings(Settings):
     heads: int = Field(4, ge=1, description="query heads; one key-value head")
     head_dim: int = Field(32, ge=2, description="width of a head")
     intermediate_size: int = Field(512, ge=8, description="width of the feed-forward layers")
-    steps: int = Field(260, ge=0, description="optimizer updates")
-    batch_size: int = Field(8, ge=1, description="texts an update")
-    learning_rate: float = Field(3e-3, gt=0, description="peak learning rate")
-    held_out: int = Field(200, ge=0, description="fresh texts the result is measured on")
+    tile_grid: int = Field(8, ge=2, description="tiles a side in the texts that begin with tiles")
+    texts: int = Field(240_000, ge=2, description="texts written to learn from")
+    steps: int = Field(9000, ge=0, description="optimizer updates")
+    batch_size: int = Field(256, ge=1, description="texts an update")
+    learning_rate: float = Field(2e-3, gt=0, description="peak learning rate")
+    held_out: int = Field(1000, ge=0, description="fresh texts the result is measured on")
 
 
-class CaptionerSettings(Settings):
+class PictureLessons(Settings):
+    """How a model is trained on drawn pictures."""
+
+    pictures: int = Field(60_000, ge=1, description="pictures drawn to learn from")
+    steps: int = Field(2000, ge=0, description="optimizer updates")
+    batch_size: int = Field(64, ge=1, description="pictures an update")
+    learning_rate: float = Field(1e-3, gt=0, description="peak learning rate")
+    held_out: int = Field(1000, ge=0, description="fresh pictures the result is measured on")
+
+
+class CaptionerSettings(PictureLessons):
     """The BLIP2-shaped captioner, trained on pictures of the world."""
 
-    image_size: int = Field(64, ge=16, description="side of the square input in pixels")
-    patch_size: int = Field(16, ge=2, description="side of a patch in pixels")
+    image_size: int = Field(80, ge=16, description="side of the square input in pixels")
+    patch_size: int = Field(8, ge=2, description="side of a patch in pixels")
     vision_width: int = Field(96, ge=8, description="width of the image encoder")
-    vision_layers: int = Field(3, ge=1, description="layers of the image encoder")
+    vision_layers: int = Field(4, ge=1, description="layers of the image encoder")
     qformer_width: int = Field(96, ge=8, description="width of the Q-Former")
     qformer_layers: int = Field(2, ge=1, description="layers of the Q-Former")
     query_tokens: int = Field(8, ge=6, description="query tokens of the Q-Former")
     text_width: int = Field(96, ge=8, description="width of the OPT decoder")
     text_layers: int = Field(2, ge=1, description="layers of the OPT decoder")
     heads: int = Field(4, ge=1, description="attention heads everywhere")
-    pictures: int = Field(8_000, ge=1, description="pictures drawn to learn from")
-    steps: int = Field(1600, ge=0, description="optimizer updates")
+    steps: int = Field(5000, ge=0, description="optimizer updates")
     look_share: float = Field(
-        0.55, ge=0, le=1, description="share of the updates that come before the first caption"
+        0.4, ge=0, le=1, description="share of the updates that come before the first caption"
     )
-    batch_size: int = Field(16, ge=1, description="pictures an update")
     learning_rate: float = Field(2e-3, gt=0, description="peak learning rate")
-    held_out: int = Field(200, ge=0, description="fresh pictures the result is measured on")
 
 
-class VisionSettings(Settings):
-    """The towers and the watermark classifier: seeded random weights."""
+class ClipSettings(PictureLessons):
+    """The CLIP, both of its halves."""
 
-    clip_image_size: int = Field(64, ge=16, description="side of CLIP's input in pixels")
-    clip_patch_size: int = Field(8, ge=2, description="side of a CLIP patch in pixels")
-    clip_width: int = Field(64, ge=8, description="width of CLIP")
-    clip_layers: int = Field(4, ge=2, description="layers of CLIP")
-    clip_heads: int = Field(4, ge=1, description="attention heads of CLIP")
-    convnext_image_size: int = Field(128, ge=32, description="side of ConvNeXt's input in pixels")
-    convnext_dims: tuple[int, int, int, int] = Field(
-        (16, 32, 64, 128), description="channels of ConvNeXt's four stages"
+    view_size: int = Field(
+        128, ge=32, description="side of the picture that CLIP's input is derived from, as in MGM"
     )
-    convnext_depths: tuple[int, int, int, int] = Field(
-        (1, 1, 1, 1), description="blocks of ConvNeXt's four stages"
+    image_size: int = Field(64, ge=16, description="side of CLIP's input in pixels")
+    patch_size: int = Field(8, ge=2, description="side of a patch in pixels")
+    width: int = Field(96, ge=8, description="width of the image encoder")
+    layers: int = Field(5, ge=2, description="layers of the image encoder")
+    heads: int = Field(4, ge=1, description="attention heads")
+    text_width: int = Field(64, ge=8, description="width of the text encoder")
+    text_layers: int = Field(2, ge=1, description="layers of the text encoder")
+    vocabulary: int = Field(640, ge=300, description="size of the tokenizer's vocabulary")
+    batch_size: int = Field(128, ge=2, description="pictures an update, contrasted with each other")
+
+
+class ConvNextSettings(PictureLessons):
+    """The ConvNeXt tower."""
+
+    image_size: int = Field(128, ge=32, description="side of the input in pixels")
+    dims: tuple[int, int, int, int] = Field(
+        (16, 32, 64, 128), description="channels of the four stages"
     )
-    watermark_image_size: int = Field(32, ge=16, description="side of the classifier's input")
+    depths: tuple[int, int, int, int] = Field((1, 1, 2, 1), description="blocks of the four stages")
+    grid: int = Field(8, ge=2, description="patches a side that are named while it learns")
+    steps: int = Field(4000, ge=0, description="optimizer updates")
+    batch_size: int = Field(256, ge=1, description="pictures an update")
+
+
+class WatermarkSettings(PictureLessons):
+    """The ViT that tells marked pictures from clean ones."""
+
+    image_size: int = Field(128, ge=16, description="side of the input in pixels")
+    patch_size: int = Field(8, ge=2, description="side of a patch in pixels")
+    width: int = Field(64, ge=8, description="width")
+    layers: int = Field(3, ge=1, description="layers")
+    heads: int = Field(4, ge=1, description="attention heads")
+    pictures: int = Field(40_000, ge=1, description="pictures drawn to learn from")
+    steps: int = Field(1200, ge=0, description="optimizer updates")
 
 
 class MicroSettings(Settings):
@@ -166,4 +199,6 @@ class MicroSettings(Settings):
 
     language: LanguageSettings = LanguageSettings()
     captioner: CaptionerSettings = CaptionerSettings()
-    vision: VisionSettings = VisionSettings()
+    clip: ClipSettings = ClipSettings()
+    convnext: ConvNextSettings = ConvNextSettings()
+    watermark: WatermarkSettings = WatermarkSettings()

@@ -31,6 +31,8 @@ class Stream(IntEnum):
     MICRO_HELD_OUT = 103
     MICRO_TOKENIZER = 104
     MICRO_ORDER = 105
+    MICRO_MARKED = 106
+    MICRO_MARKED_HELD_OUT = 107
 
 
 def generator(seed: int, stream: Stream, index: int = 0) -> np.random.Generator:

@@ -2,14 +2,14 @@
 
 from collections import Counter
 from dataclasses import dataclass
-from itertools import product
 from typing import Any
 
 import numpy as np
 
 from ..hashing import sha256_bytes
+from .closed import KINDS, Kind, ask_kind, kinds_of, mixed_kinds
 from .pictures import draw_picture
-from .scene import COLORS, SHAPES, Scene
+from .scene import Scene
 from .settings import WorldSettings
 from .streams import Stream, generator
 from .tree import Tree
@@ -17,9 +17,6 @@ from .tree import Tree
 CATEGORIES = ("random", "popular", "adversarial")
 IMAGE_FOLDER = "pope/val2014"
 _POPULAR = 8
-_ALL = tuple(product(COLORS, SHAPES))
-
-Kind = tuple[str, str]
 
 
 @dataclass(frozen=True)
@@ -38,8 +35,8 @@ def build_yes_no(settings: WorldSettings, tree: Tree) -> YesNo:
     those in the picture (``adversarial``).
     """
     scenes = [_picture(settings, tree, index) for index in range(settings.pope_images)]
-    seen = Counter(kind for scene in scenes for kind in _kinds(scene))
-    popular = sorted(_ALL, key=lambda kind: (-seen[kind], _ALL.index(kind)))[:_POPULAR]
+    seen = Counter(kind for scene in scenes for kind in kinds_of(scene))
+    popular = sorted(KINDS, key=lambda kind: (-seen[kind], KINDS.index(kind)))[:_POPULAR]
     questions: list[dict[str, Any]] = []
     labels: dict[str, list[dict[str, Any]]] = {}
     for number, category in enumerate(CATEGORIES):
@@ -47,12 +44,12 @@ def build_yes_no(settings: WorldSettings, tree: Tree) -> YesNo:
         for index, scene in enumerate(scenes):
             rng = generator(settings.seed, Stream.POPE_TEXT, index * len(CATEGORIES) + number)
             absent = _absent(scene, category, popular)
-            asked = {"yes": _pick(_kinds(scene), rng), "no": _pick(absent, rng)}
+            asked = {"yes": _pick(kinds_of(scene), rng), "no": _pick(absent, rng)}
             for label in ("yes", "no") if rng.random() < 0.5 else ("no", "yes"):
                 row = {
                     "question_id": len(questions),
                     "image": image_name(settings.seed, index),
-                    "text": _ask(asked[label]),
+                    "text": ask_kind(asked[label]),
                 }
                 questions.append(row | {"category": category})
                 labels[category].append(row | {"label": label})
@@ -72,25 +69,12 @@ def _picture(settings: WorldSettings, tree: Tree, index: int) -> Scene:
     return scene
 
 
-def _kinds(scene: Scene) -> list[Kind]:
-    return [(thing.color, thing.shape) for thing in scene.things]
-
-
 def _absent(scene: Scene, category: str, popular: list[Kind]) -> list[Kind]:
     """Return the objects to choose from for a question whose answer is no."""
-    shown = _kinds(scene)
-    colors, shapes = {color for color, _ in shown}, {shape for _, shape in shown}
-    pool = [kind for kind in _ALL if kind not in shown]
-    if category == "popular":
-        return [kind for kind in popular if kind not in shown]
     if category == "adversarial":
-        mixed = [kind for kind in pool if kind[0] in colors and kind[1] in shapes]
-        return mixed or [kind for kind in pool if kind[0] in colors or kind[1] in shapes]
-    return pool
-
-
-def _ask(kind: Kind) -> str:
-    return f"Is there {'an' if kind[0][0] in 'aeiou' else 'a'} {' '.join(kind)} in the image?"
+        return mixed_kinds(scene)
+    shown = kinds_of(scene)
+    return [kind for kind in (popular if category == "popular" else KINDS) if kind not in shown]
 
 
 def _pick(kinds: list[Kind], rng: np.random.Generator) -> Kind:

@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -20,18 +19,21 @@ from recap.hashing import sha256_file
 from recap.io import read_json
 
 ROOT = Path(__file__).resolve().parents[3]
+LESSONS = {"pictures": 60, "steps": 3, "batch_size": 8, "held_out": 8}
 SHORT = MicroSettings.model_validate(
     {
         "language": {
-            "steps": 12, "batch_size": 4, "hidden_size": 32, "layers": 2, "heads": 2,
-            "head_dim": 16, "intermediate_size": 64, "held_out": 4,
+            "steps": 40, "batch_size": 4, "texts": 40, "hidden_size": 32, "layers": 2, "heads": 2,
+            "head_dim": 16, "intermediate_size": 64, "held_out": 4, "tile_grid": 4,
         },
         "captioner": {
-            "steps": 40, "look_share": 0.25, "pictures": 60, "batch_size": 8,
-            "vision_width": 32, "vision_layers": 1,
-            "qformer_width": 32, "text_width": 32, "text_layers": 1, "held_out": 8, "heads": 2,
+            **LESSONS, "steps": 40, "look_share": 0.25, "vision_width": 32, "vision_layers": 1,
+            "qformer_width": 32, "text_width": 32, "text_layers": 1, "heads": 2,
             "image_size": 32, "patch_size": 16,
         },
+        "clip": {**LESSONS, "width": 32, "layers": 2, "heads": 2, "text_width": 32},
+        "convnext": {**LESSONS, "dims": [8, 8, 16, 16], "depths": [1, 1, 1, 1]},
+        "watermark": {**LESSONS, "width": 32, "layers": 1},
     }
 )  # fmt: skip
 WEIGHTS = {
@@ -63,7 +65,7 @@ def measured(folder):
 def test_folder_says_that_it_is_a_stand_in(models, name):
     card = (models / name / "README.md").read_text()
     assert "micro stand-in" in card
-    assert "Seed: 7" in card
+    assert "--seed 7" in card
     manifest = read_json(models / name / "manifest.json")
     assert (manifest["stage"], manifest["seed"]) == ("models", 7)
     assert manifest["details"]["stands_for"] in card
@@ -75,7 +77,7 @@ def test_same_seed_same_bytes_and_another_seed_other_weights(models, name, tmp_p
     build_micro_model(name, tmp_path / "again", seed=7, settings=SHORT)
     assert hashes(tmp_path / "again") == hashes(models / name)
     if name in ("gemma-micro", "blip2-micro"):
-        return  # trained once more: slow, and their weights start like the others'
+        return  # slow to train once more, and their weights start like the others'
     build_micro_model(name, tmp_path / "other", seed=8, settings=SHORT)
     weights = WEIGHTS[name]
     assert hashes(tmp_path / "other")[weights] != hashes(models / name)[weights]
@@ -180,9 +182,9 @@ def test_towers_and_classifier_load_by_the_standard_classes(models):
     values = processor(images=picture, return_tensors="pt").pixel_values
     assert values.shape == (1, 3, 64, 64)
     states = clip(values, output_hidden_states=True).hidden_states[-2]
-    assert states.shape == (1, 65, 64)
+    assert states.shape == (1, 65, 32)
     size = read_convnext_size(models / "convnext-micro")
-    assert (list(size["depths"]), list(size["dims"])) == ([1, 1, 1, 1], [16, 32, 64, 128])
+    assert (list(size["depths"]), list(size["dims"])) == ([1, 1, 1, 1], [8, 8, 16, 16])
     state = load_convnext_state(models / "convnext-micro")
     assert all(torch.isfinite(tensor).all() for tensor in state.values())
     watermark = ViTForImageClassification.from_pretrained(models / "watermark-micro")
@@ -190,8 +192,7 @@ def test_towers_and_classifier_load_by_the_standard_classes(models):
     values = AutoImageProcessor.from_pretrained(models / "watermark-micro", backend="pil")(
         images=picture, return_tensors="pt"
     )
-    [[_, probability]] = watermark(**values).logits.softmax(-1).tolist()
-    assert 0.2 < probability < 0.8
+    assert torch.isfinite(watermark(**values).logits).all()
 
 
 def test_micro_models_never_see_the_worlds_pictures():
@@ -204,17 +205,15 @@ def test_micro_models_never_see_the_worlds_pictures():
     )
 
 
-def test_command_line_builds_one_model(tmp_path):
-    env = {**os.environ, "OMP_NUM_THREADS": "1"}
+def test_command_line_builds_the_models_asked_for(tmp_path):
     command = [sys.executable, str(ROOT / "scripts" / "build_micro_models.py")]
-    out = tmp_path / "convnext-micro"
+    settings = {"convnext": {"dims": [8, 8, 16, 16], "pictures": 8, "steps": 1, "batch_size": 4}}
     done = subprocess.run(
-        [*command, "--model", "convnext-micro", "--out", str(out), "--seed", "3",
-         "--settings", json.dumps({"vision": {"convnext_dims": [8, 8, 16, 16]}}),
-         "--perf", str(tmp_path / "perf.json")],
-        env=env, check=False,
+        [*command, "--models", "convnext-micro", "--out", str(tmp_path), "--seed", "3",
+         "--settings", json.dumps(settings), "--workers", "2"],
+        env={**os.environ, "OMP_NUM_THREADS": "1"}, check=False,
     )  # fmt: skip
     assert done.returncode == 0
-    assert read_json(out / "manifest.json")["settings"]["convnext_dims"] == [8, 8, 16, 16]
-    assert read_json(tmp_path / "perf.json")["stage"] == "models"
-    shutil.rmtree(out)
+    manifest = read_json(tmp_path / "convnext-micro" / "manifest.json")
+    assert manifest["settings"]["dims"] == [8, 8, 16, 16]
+    assert [path.name for path in tmp_path.iterdir()] == ["convnext-micro"]
