@@ -35,7 +35,7 @@ def main(args: argparse.Namespace) -> dict[str, Any]:
 
     return check_adapter(
         args.adapter,
-        parts_from_args(args),
+        parts_from_args(args, args.adapter),
         initial_projector=args.initial_projector,
         report=args.report,
     )

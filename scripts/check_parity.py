@@ -42,7 +42,7 @@ def main(args: argparse.Namespace) -> dict[str, Any]:
     return check_parity(
         args.merged,
         args.adapter,
-        parts_from_args(args),
+        parts_from_args(args, args.adapter),
         images_root=args.images_root,
         questions=args.questions,
         settings=parse_settings(MergeSettings, args.settings),

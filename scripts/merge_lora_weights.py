@@ -44,7 +44,7 @@ def main(args: argparse.Namespace) -> dict[str, Any]:
 
     return merge_lora_weights(
         args.lora_path,
-        parts_from_args(args),
+        parts_from_args(args, args.lora_path),
         args.output_path,
         parse_settings(MergeSettings, args.settings),
         report=args.report,

@@ -6,17 +6,26 @@ from pathlib import Path
 import torch
 
 from ..errors import RecapError
-from ..io import atomic_path, write_json
+from ..io import atomic_path, read_json, write_json
 from ..settings import LoraSettings
 from . import tensors as files
 from .adapter_config import adapter_config, read_adapter_settings
-from .configuration import config_to_disk
+from .configuration import MGMConfig, config_from_parts, config_to_disk
 from .loading import fill_projector
 from .lora import adapter_state, add_lora, fill_adapter, has_lora
 from .modeling import MGMForCausalLM
-from .names import ADAPTER_PREFIX, projector_names, projector_suffix
+from .names import ADAPTER_PREFIX, is_tower_name, projector_names, projector_suffix
+from .parts import ModelParts
 from .provenance import open_trained_file
+from .supported import require_supported
 
+# what an adapter's config.json says of its training and the base's folders do not
+_CARRIED = (
+    "image_aspect_ratio",
+    "mm_vision_select_layer",
+    "tokenizer_model_max_length",
+    "tokenizer_padding_side",
+)
 ADAPTER_FILE = "adapter_model.safetensors"
 PROJECTOR_FILE = "non_lora_trainables.safetensors"
 
@@ -45,17 +54,63 @@ def write_tensor_file(path: str | Path, tensors: Mapping[str, torch.Tensor]) -> 
 
 
 def read_projector(path: str | Path) -> dict[str, torch.Tensor]:
-    """Return the tensors of projector and mining by bare name, whatever prefix the file has."""
-    named = ((projector_suffix(name), source) for name, source in open_trained_file(path).items())
-    return {name: source.load() for name, source in named if name is not None}
+    """Return the tensors of projector and mining by bare name, whatever prefix the file has.
+
+    Raises:
+        RecapError: if the file is broken, or holds tensors that would be lost.
+    """
+    sources = projector_sources(path, open_trained_file(path))
+    return {name: source.load() for name, source in sources.items()}
+
+
+def projector_sources(
+    path: str | Path, sources: Mapping[str, files.TensorSource]
+) -> dict[str, files.TensorSource]:
+    """Return the tensors of projector and mining among a file's, by bare name.
+
+    Upstream's ``mm_projector`` of stage 1 holds the frozen towers too; they are
+    the base's own and passed over. Any other tensor was trained, and leaving it
+    out would change the model.
+
+    Args:
+        path: of the file, for the message; ``config.json`` beside it tells whether the
+            towers were trained.
+        sources: the file's tensors.
+
+    Raises:
+        RecapError: naming the first tensor that would be lost.
+    """
+    towers_are_frozen = Path(path).stem == "mm_projector" and not _trains_towers(Path(path).parent)
+    found: dict[str, files.TensorSource] = {}
+    lost = []
+    for name, source in sources.items():
+        bare = projector_suffix(name)
+        if bare is not None and bare not in found:
+            found[bare] = source
+        elif bare is not None or not (towers_are_frozen and is_tower_name(name)):
+            lost.append(name)
+    if lost:
+        raise RecapError(
+            f"{path}: {min(lost)} is no tensor of projector or mining ({len(lost)} such tensors), "
+            "and would be lost: here the language model is trained by an adapter alone and the "
+            "towers are frozen. Take the file of a run that left them frozen, or merge with the "
+            "code that trained it"
+        )
+    return found
+
+
+def _trains_towers(folder: Path) -> bool:
+    path = folder / "config.json"
+    stored = read_json(path) if path.is_file() else {}
+    return any(stored.get(f"optimize_vision_tower{end}") for end in ("", "_aux"))
 
 
 def load_projector(model: MGMForCausalLM, path: str | Path) -> None:
-    """Copy projector and mining from a file; towers in the same file are ignored.
+    """Copy projector and mining from a file; frozen towers in the same file are passed over.
 
     Raises:
-        RecapError: if the file lacks one of the 16 tensors, one does not fit, or
-            is not what the manifest beside the file says.
+        RecapError: if the file lacks one of the 16 tensors, holds another, one does
+            not fit, or is not what the manifest beside the file says.
     """
     tensors = read_projector(path)
     try:
@@ -105,6 +160,9 @@ def find_file(folder: str | Path, stem: str) -> Path:
 def load_adapter(model: MGMForCausalLM, adapter_dir: str | Path) -> MGMForCausalLM:
     """Attach a saved adapter and load its projector; the model stays in evaluation mode.
 
+    Whether the adapter was trained on this base is for the caller to ask
+    (:func:`recap.mgm.provenance.require_base`), who knows the base's folders.
+
     Raises:
         RecapError: if a file is broken, a tensor does not fit this base, or is
             not what the manifest in the folder says.
@@ -118,3 +176,19 @@ def load_adapter(model: MGMForCausalLM, adapter_dir: str | Path) -> MGMForCausal
         raise RecapError(f"{path}: {error}") from error
     load_projector(model, find_file(adapter_dir, "non_lora_trainables"))
     return model.eval()
+
+
+def adapter_model_config(adapter_dir: str | Path, parts: ModelParts) -> MGMConfig:
+    """Return the base's configuration with what the adapter was trained with.
+
+    Raises:
+        RecapError: if a setting is not implemented, or a part's folder is broken.
+    """
+    path = Path(adapter_dir) / "config.json"
+    stored = read_json(path) if path.is_file() else {}
+    try:
+        require_supported(stored, None)
+    except RecapError as error:
+        raise RecapError(f"{path}: {error}") from error
+    settings = {name: stored[name] for name in _CARRIED if stored.get(name) is not None}
+    return config_from_parts(parts, **({"image_aspect_ratio": "pad"} | settings))

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from transformers import CLIPVisionConfig
 
 from ..errors import GateError, RecapError
 from ..io import read_json, write_evidence
@@ -15,12 +16,14 @@ from .adapters import find_file
 from .check_tensors import SAVE_AGAIN, check_adapter_tensors, check_projector
 from .checkpoint import describe_base, load_tokenizer
 from .configuration import MGMConfig, config_from_parts
+from .families import family_template, recorded_template
 from .findings import Findings, describe_failures
 from .loading import is_vision_name
 from .lora import module_settings
 from .names import HEAD_NAME, expected_shapes
 from .parts import ModelParts
 from .provenance import recorded_base
+from .supported import find_unsupported
 from .tensors import TensorSource, open_model_folder, open_tensor_file
 
 logger = logging.getLogger(__name__)
@@ -185,12 +188,12 @@ def _check_binding(
             f"{adapter_dir} does not carry the fingerprint of its base; shapes fit, but another "
             "model of the same size would pass too"
         )
-    _check_pictures(findings, adapter_dir, parts)
+    _check_usage(findings, adapter_dir, parts)
     return {"base": actual, "recorded_base": recorded, "quantization": quantization}
 
 
-def _check_pictures(findings: Findings, adapter_dir: str | Path, parts: ModelParts) -> None:
-    """Check that the parts show a picture as training did."""
+def _check_usage(findings: Findings, adapter_dir: str | Path, parts: ModelParts) -> None:
+    """Check that pictures and conversations are shown as in training."""
     path = Path(adapter_dir) / "config.json"
     stored = read_json(path) if path.is_file() else {}
     for name in ("image_size_aux", "image_grid", "image_global"):
@@ -198,3 +201,26 @@ def _check_pictures(findings: Findings, adapter_dir: str | Path, parts: ModelPar
         if stored.get(name, given) != given:
             problem = f"is {given}, but the adapter was trained with {stored[name]}"
             findings.fail(name, problem, "pass the base model's own")
+    layers = CLIPVisionConfig.from_pretrained(parts.clip, local_files_only=True).num_hidden_layers
+    for name, problem in find_unsupported(stored, layers).items():
+        findings.fail(name, problem, "train with the implemented value, or use upstream's code")
+    _check_template(findings, adapter_dir, parts)
+
+
+def _check_template(findings: Findings, adapter_dir: str | Path, parts: ModelParts) -> None:
+    recorded, given = recorded_template(adapter_dir), parts.conversation
+    if recorded is not None:
+        if recorded != given:
+            problem = f"is {given}, but the adapter was trained with {recorded}"
+            fix = f"leave --conversation out, or pass --conversation {recorded}"
+            findings.fail("conversation", problem, fix)
+        return
+    try:
+        usual = family_template(parts.language_model)
+    except RecapError:
+        return  # a family without a template of its own
+    if usual != given:
+        findings.warnings.append(
+            f"{adapter_dir} does not say which conversation template it was trained with; "
+            f"{given} is not the one of this language model's family, {usual}"
+        )

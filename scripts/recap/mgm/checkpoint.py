@@ -20,7 +20,7 @@ from .adapters import (
 )
 from .bases import base_sources, describe_base, open_towers
 from .checkpoint_files import check_sources, load_finite, open_checkpoint
-from .configuration import config_from_disk, config_from_parts, config_to_disk
+from .configuration import MGMConfig, config_from_disk, config_from_parts, config_to_disk
 from .loading import assemble
 from .modeling import MGMForCausalLM
 from .names import checkpoint_state
@@ -33,6 +33,7 @@ from .upstream_rules import UpstreamTowers
 
 __all__ = [
     "base_sources",
+    "build_configured",
     "build_model",
     "check_sources",
     "describe_base",
@@ -99,13 +100,30 @@ def build_model(
         tokenizer_model_max_length=max_length,
         drop_path=drop_path,
     )
-    state = {name: source.load() for name, source in base_sources(parts).items()}
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        model = assemble(config, state, files.torch_dtype(dtype))
+    model = build_configured(config, parts, dtype=dtype, seed=seed)
     if projector is not None:
         load_projector(model, projector)
     return model
+
+
+def build_configured(
+    config: MGMConfig, parts: ModelParts, *, dtype: str, seed: int
+) -> MGMForCausalLM:
+    """Put a model together from its parts under a configuration that is given.
+
+    Args:
+        config: the configuration.
+        parts: the folders.
+        dtype: see :func:`build_model`.
+        seed: of a fresh projector.
+
+    Raises:
+        RecapError: if a file is missing, broken or does not fit.
+    """
+    state = {name: source.load() for name, source in base_sources(parts).items()}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return assemble(config, state, files.torch_dtype(dtype))
 
 
 def save_checkpoint(

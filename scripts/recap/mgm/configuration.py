@@ -17,6 +17,8 @@ from .openclip import read_convnext_size
 from .parts import ModelParts
 from .processing import ImagePreprocessor
 from .provenance import SECTION_KEY, read_section
+from .rope import pop_rope, rope_to_disk
+from .supported import require_supported
 from .upstream_config import section_from_towers
 
 MODEL_TYPES = {"gemma": "mgm_gemma", "llama": "mgm", "mistral": "mgm_mistral"}
@@ -81,6 +83,9 @@ class MGMConfig(PreTrainedConfig):
         preprocessor: ``{"image_size_aux", "mean", "std"}``.
         conversation: name of the template.
         drop_path: stochastic depth of the auxiliary tower in training, 0 is none.
+
+    Raises:
+        RecapError: for a value of an ``mm_*`` setting that is not implemented.
     """
 
     model_type = "mgm"
@@ -97,7 +102,10 @@ class MGMConfig(PreTrainedConfig):
         **kwargs: Any,
     ) -> None:
         for name, default in MM_DEFAULTS.items():
-            setattr(self, name, kwargs.pop(name, default))
+            given = kwargs.pop(name, None)
+            setattr(self, name, default if given is None else given)
+        layers = None if vision_config is None else int(vision_config.num_hidden_layers)
+        require_supported({name: getattr(self, name) for name in MM_DEFAULTS}, layers)
         self.text_config = pin_activation(text_config)
         self.vision_config = vision_config
         self.convnext = dict(convnext or {})
@@ -194,10 +202,7 @@ def config_to_disk(config: MGMConfig, dtype: str) -> dict[str, Any]:
     text = config.text_config.to_dict()
     kind = text["model_type"]
     flat = {key: value for key, value in text.items() if key not in _OMITTED}
-    rope = flat.pop("rope_parameters", None) or {}
-    if "rope_theta" in rope:
-        flat["rope_theta"] = rope["rope_theta"]
-        flat["rope_scaling"] = None if rope.get("rope_type") in (None, "default") else rope
+    flat |= rope_to_disk(flat.pop("rope_parameters", None))
     vision = config.vision_config.to_dict()
     flat |= {name: getattr(config, name) for name in MM_DEFAULTS}
     flat |= {
@@ -229,23 +234,25 @@ def config_from_disk(
         convnext: the same of the ConvNeXt tower.
 
     Raises:
-        RecapError: if the file is missing, or the towers' folders are not found.
+        RecapError: if the file is missing, a setting is not implemented, or the towers'
+            folders are not found.
     """
     path = Path(folder) / "config.json"
     flat = copy.deepcopy(read_json(path))
     ours = read_section(folder) or section_from_towers(path, flat, clip, convnext)
     flat = {key: value for key, value in flat.items() if key not in _NOT_TEXT}
     settings = {name: flat.pop(name) for name in MM_DEFAULTS if name in flat}
-    theta, scaling = flat.pop("rope_theta", None), flat.pop("rope_scaling", None)
-    if theta is not None:
-        flat["rope_parameters"] = {"rope_type": "default", "rope_theta": theta} | (scaling or {})
-    text = AutoConfig.for_model(ours["text_model_type"], **flat)
-    return MGMConfig(
-        text_config=text,
-        vision_config=CLIPVisionConfig(**ours["vision_config"]),
-        convnext=ours["convnext"],
-        preprocessor=ours["preprocessor"],
-        conversation=ours["conversation"],
-        drop_path=ours["drop_path"],
-        **settings,
-    )
+    rope = pop_rope(flat)
+    text = AutoConfig.for_model(ours["text_model_type"], **flat, **rope)
+    try:
+        return MGMConfig(
+            text_config=text,
+            vision_config=CLIPVisionConfig(**ours["vision_config"]),
+            convnext=ours["convnext"],
+            preprocessor=ours["preprocessor"],
+            conversation=ours["conversation"],
+            drop_path=ours["drop_path"],
+            **settings,
+        )
+    except RecapError as error:
+        raise RecapError(f"{path}: {error}") from error

@@ -16,10 +16,9 @@ from ..manifest import write_manifest
 from ..settings import MergeSettings
 from . import tensors as files
 from .adapter_config import read_adapter_settings
-from .adapters import find_file, read_projector
+from .adapters import adapter_model_config, find_file, read_projector
 from .check import adapter_kind, inspect_adapter
 from .checkpoint import base_sources, check_sources, write_checkpoint_files
-from .configuration import MGMConfig, config_from_parts
 from .findings import describe_failures
 from .lora import Update, merged_weight, module_settings, read_update, row_blocks
 from .names import HEAD_NAME, expected_shapes
@@ -73,7 +72,7 @@ def merge_lora_weights(
     out = Path(output_path)
     _refuse_overwrite(out, [Path(adapter_dir), parts.language_model, parts.clip, parts.convnext])
     checked = _require_sound(adapter_dir, parts)
-    config = _merged_config(adapter_dir, parts)
+    config = adapter_model_config(adapter_dir, parts)
     if towers is not None:
         require_folder_name(out, config.text_config.model_type)
     dtype = files.torch_dtype(settings.dtype)
@@ -241,15 +240,6 @@ def _require_sound(adapter_dir: str | Path, parts: ModelParts) -> dict[str, Any]
     for warning in checked["warnings"]:
         logger.warning("%s", warning)
     return checked
-
-
-def _merged_config(adapter_dir: str | Path, parts: ModelParts) -> MGMConfig:
-    """Return the base's configuration with what the adapter was trained with."""
-    path = Path(adapter_dir) / "config.json"
-    stored = read_json(path) if path.is_file() else {}
-    kept = ("image_aspect_ratio", "tokenizer_model_max_length")
-    settings = {name: stored[name] for name in kept if name in stored}
-    return config_from_parts(parts, **({"image_aspect_ratio": "pad"} | settings))
 
 
 def _write_manifest(

@@ -74,6 +74,11 @@ def projector_suffix(name: str) -> str | None:
     return None
 
 
+def is_tower_name(name: str) -> bool:
+    """Say whether a trained file's tensor belongs to one of the two towers."""
+    return any(part in ("vision_tower", "vision_tower_aux") for part in name.split("."))
+
+
 def compare_names(found: Iterable[str], wanted: Iterable[str]) -> str | None:
     """Say in a few words how two sets of names differ, or return None."""
     missing = sorted(set(wanted) - set(found))

@@ -4,6 +4,7 @@ import argparse
 from dataclasses import fields
 from pathlib import Path
 
+from .families import family_template, recorded_template
 from .parts import ModelParts
 from .templates import TEMPLATES
 
@@ -33,12 +34,24 @@ def add_parts_options(options: argparse.ArgumentParser) -> None:
     )
     options.add_argument(
         "--conversation",
-        default="gemma",
         choices=sorted(TEMPLATES),
-        help="conversation template, that of the language model's family (default: %(default)s)",
+        help="conversation template (default: the adapter's, else that of the language model's "
+        "family)",
     )
 
 
-def parts_from_args(args: argparse.Namespace) -> ModelParts:
-    """Return the parts that the options of :func:`add_parts_options` name."""
-    return ModelParts(**{field.name: getattr(args, field.name) for field in fields(ModelParts)})
+def parts_from_args(args: argparse.Namespace, adapter: Path | None = None) -> ModelParts:
+    """Return the parts that the options of :func:`add_parts_options` name.
+
+    Args:
+        args: the parsed options.
+        adapter: folder of an adapter that was trained on these parts.
+
+    Raises:
+        RecapError: if no template is named, and the folders do not tell which it is.
+    """
+    named = {field.name: getattr(args, field.name) for field in fields(ModelParts)}
+    if named["conversation"] is None:
+        recorded = None if adapter is None else recorded_template(adapter)
+        named["conversation"] = recorded or family_template(args.language_model)
+    return ModelParts(**named)

@@ -31,9 +31,10 @@ from ..errors import GateError
 from ..io import write_evidence
 from ..settings import MergeSettings
 from .adapter_config import read_quantization
+from .adapters import adapter_model_config
 from .check import adapter_kind
-from .checkpoint import build_model, load_adapter, load_checkpoint, load_tokenizer
-from .configuration import MGMConfig, config_from_disk
+from .checkpoint import build_configured, load_adapter, load_checkpoint, load_tokenizer
+from .configuration import config_from_disk
 from .generation import greedy_decode
 from .localize import first_divergence
 from .lora import merge_adapter
@@ -105,7 +106,7 @@ def check_parity(
         "prompts": [],
     }
     if all(entry["loadable"] for entry in wrong):
-        unmerged = partial(_unmerged, adapter_dir, parts, config, merger.dtype, device)
+        unmerged = partial(_unmerged, adapter_dir, parts, merger.dtype, device)
         checkpoint, _ = load_checkpoint(merged_dir, dtype="float32", device=device)
         report |= _compare_answers(checkpoint, unmerged, prompts, settings, find=not wrong)
     failed = any(not row["passed"] for row in report["prompts"])
@@ -155,16 +156,11 @@ def _reference_traces(
 
 
 def _unmerged(
-    adapter_dir: str | Path, parts: ModelParts, config: MGMConfig, dtype: torch.dtype, device: str
+    adapter_dir: str | Path, parts: ModelParts, dtype: torch.dtype, device: str
 ) -> MGMForCausalLM:
     """Return base plus adapter in float32, everything but the merged maps rounded."""
-    model = build_model(
-        parts,
-        dtype="float32",
-        seed=0,
-        image_aspect_ratio=config.image_aspect_ratio,
-        max_length=config.tokenizer_model_max_length,
-    )
+    config = adapter_model_config(adapter_dir, parts)
+    model = build_configured(config, parts, dtype="float32", seed=0)
     return attach_exact(model, adapter_dir, dtype).to(device)  # type: ignore[arg-type]
 
 

@@ -12,24 +12,20 @@ import transformers
 from transformers import CLIPVisionConfig
 
 from ..errors import RecapError
+from .families import LANGUAGES, family_template
 from .openclip import read_convnext_size
 from .parts import ModelParts
 from .processing import ImagePreprocessor
 from .provenance import SECTION_KEY
+from .rope import upstream_scaling
 from .upstream_rules import LANGUAGE_KEYS, TIED_BY_DEFAULT, UpstreamTowers
 
-LANGUAGES = {
-    "mgm_gemma": "gemma",
-    "mgm": "llama",
-    "mgm_llama": "llama",
-    "mgm_mistral": "mistral",
-}
-_LLAMA_3_VOCABULARY = 100_000  # Llama 2 has 32,000 pieces, Llama 3 128,256
+_LANGUAGES = {name: kind for name, kind in LANGUAGES.items() if name.startswith("mgm")}
 
 
 def section_from_towers(
     path: Path,
-    flat: Mapping[str, Any],
+    flat: dict[str, Any],
     clip: str | Path | None = None,
     convnext: str | Path | None = None,
 ) -> dict[str, Any]:
@@ -47,11 +43,11 @@ def section_from_towers(
     Raises:
         RecapError: if a folder is not found, or does not fit the file.
     """
-    language = LANGUAGES.get(str(flat.get("model_type")))
+    language = _LANGUAGES.get(str(flat.get("model_type")))
     if language is None:
         raise RecapError(
             f"{path} has model_type {flat.get('model_type')!r}; an MGM checkpoint has one of "
-            f"{', '.join(sorted(LANGUAGES))}"
+            f"{', '.join(sorted(_LANGUAGES))}"
         )
     parts = ModelParts(
         language_model=path.parent,
@@ -75,16 +71,9 @@ def section_from_towers(
         "vision_config": vision.to_diff_dict() | {"model_type": vision.model_type},
         "convnext": size,
         "preprocessor": ImagePreprocessor.from_parts(parts).as_settings(),
-        "conversation": _conversation(language, flat),
+        "conversation": family_template(path.parent, flat),
         "drop_path": 0.0,
     }
-
-
-def _conversation(language: str, flat: Mapping[str, Any]) -> str:
-    if language == "llama":
-        newer = int(flat.get("vocab_size") or 0) > _LLAMA_3_VOCABULARY
-        return "llama_3" if newer else "vicuna_v1"
-    return {"gemma": "gemma", "mistral": "mistral_instruct"}[language]
 
 
 def _tower(
@@ -122,6 +111,9 @@ def upstream_config(
 
     Returns:
         Upstream's configuration, and the section.
+
+    Raises:
+        RecapError: if the rotary positions are scaled in a way that upstream cannot compute.
     """
     from .configuration import MM_DEFAULTS
 
@@ -129,6 +121,9 @@ def upstream_config(
     language = section["text_model_type"]
     keys = (*LANGUAGE_KEYS[language], *MM_DEFAULTS)
     written = {key: flat[key] for key in keys if key in flat}
+    scaling = upstream_scaling(language, flat.get("rope_scaling"))
+    if "rope_scaling" in written:
+        written["rope_scaling"] = scaling
     if flat.get("tie_word_embeddings", TIED_BY_DEFAULT[language]) != TIED_BY_DEFAULT[language]:
         written["tie_word_embeddings"] = flat["tie_word_embeddings"]
     kind = f"{language.title()}ForCausalLM"

@@ -303,7 +303,11 @@ def test_a_manifest_lists_every_tensor_with_its_hash(saved, towers, tmp_path):
 
 @pytest.mark.parametrize(
     ("conversation", "name", "kind"),
-    [("vicuna_v1", "mgm-7b", "mgm"), ("mistral_instruct", "mgm-7b", "mgm_mistral")],
+    [
+        ("vicuna_v1", "mgm-7b", "mgm"),
+        ("mistral_instruct", "mgm-7b", "mgm_mistral"),
+        ("llama_3", "mgm-8b", "mgm"),
+    ],
 )
 def test_siblings_there_and_back(towers, tmp_path, conversation, name, kind):
     parts = write_micro_parts(tmp_path / "parts", layers=2, conversation=conversation)
