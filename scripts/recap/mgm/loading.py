@@ -84,11 +84,17 @@ def fill_projector(
     """Copy the 16 tensors in, in their own type.
 
     Raises:
-        RecapError: if one is missing (unless none is given and ``optional``),
+        RecapError: if one is missing (unless none is given and ``optional``) or surplus,
             has another shape, or is not finite.
     """
     if optional and not tensors:
         return
+    surplus = sorted(set(tensors) - set(projector_names()))
+    if surplus:
+        raise RecapError(
+            f"projector tensor {surplus[0]} has no place in this model ({len(surplus)} such "
+            "tensors): it comes from a projector of another kind"
+        )
     for name in projector_names():
         if name not in tensors:
             raise RecapError(f"projector tensor {name} is missing; all 16 are needed")

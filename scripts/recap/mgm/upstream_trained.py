@@ -11,12 +11,12 @@ from ..errors import RecapError
 from ..io import read_json, write_json
 from . import tensors as files
 from .adapter_config import read_adapter_settings
-from .adapters import find_file, write_tensor_file
+from .adapters import find_file, projector_sources, write_tensor_file
 from .checkpoint import open_towers
 from .checkpoint_files import check_sources, load_finite
 from .configuration import MGMConfig, config_from_disk, config_to_disk
 from .lora import expected_adapter_shapes
-from .names import expected_shapes, projector_names, projector_suffix
+from .names import expected_shapes, projector_names
 from .parts import ModelParts
 from .provenance import (
     SECTION_FILE,
@@ -126,14 +126,17 @@ def _require_adapter(
 def _require_projector(
     path: Path, sources: Mapping[str, files.TensorSource], config: MGMConfig | None
 ) -> None:
-    """Check that all 16 tensors are there, and their shapes where the widths are known."""
-    found = {bare: source for name, source in sources.items() if (bare := projector_suffix(name))}
+    """Check that the 16 tensors are there and no others, with their shapes if known."""
+    found = projector_sources(path, sources)
     missing = [name for name in projector_names() if name not in found]
     if missing:
         raise RecapError(
             f"{path}: projector tensor {missing[0]} is missing ({len(missing)} of 16); take the "
             "file that the stage itself wrote"
         )
+    surplus = sorted(set(found) - set(projector_names()))
+    if surplus:
+        raise RecapError(f"{path}: {surplus[0]} has no place in MGM's projector or mining")
     if config is not None:
         check_sources(path, found, _projector_shapes(config))
 
