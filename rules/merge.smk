@@ -78,8 +78,11 @@ rule check_parity:
         questions=lambda wildcards: WIRING.questions(WIRING.parity_benchmark()),
     output:
         report="results/{experiment}/runs/{arm}/seed{seed}/parity.json",
+        perf="results/{experiment}/perf/check_parity/{arm}.seed{seed}.json",
     log:
         "logs/{experiment}/check_parity/{arm}.seed{seed}.log",
+    benchmark:
+        "results/{experiment}/perf/check_parity/{arm}.seed{seed}.tsv"
     conda:
         "../envs/vlm.yaml"
     threads: COMPUTE.gpu_threads
@@ -95,6 +98,7 @@ rule check_parity:
             EXPERIMENT.benchmarks[WIRING.parity_benchmark()]
         ),
         settings=as_json(SETTINGS.merge),
+        deployed_dtype=SETTINGS.evaluate.dtype,
         stage_version=STAGE_VERSIONS["merge"],
     shell:
         """
@@ -105,6 +109,8 @@ rule check_parity:
             --images-root {params.image_root:q} \
             --questions {input.questions:q} \
             --settings {params.settings:q} \
+            --deployed-dtype {params.deployed_dtype} \
             --out {output.report:q} \
+            --perf {output.perf:q} \
             2>{log:q}
         """

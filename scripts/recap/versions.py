@@ -17,7 +17,7 @@ STAGE_VERSIONS: dict[str, int] = {
     "policy": 1,
     "dataset": 1,
     "train": 1,
-    "merge": 2,
+    "merge": 3,
     "convert": 1,
     "predict": 1,
     "score": 2,

@@ -139,7 +139,7 @@ def save_adapter(model: MGMForCausalLM, out_dir: str | Path, *, base: dict[str, 
     state = {prefix + name: tensor for name, tensor in projector_state(model).items()}
     files.write_safetensors(out / PROJECTOR_FILE, state)
     write_json(out / "adapter_config.json", adapter_config(lora))
-    dtype = str(model.get_input_embeddings().weight.dtype).removeprefix("torch.")
+    dtype = files.dtype_name(model.get_input_embeddings().weight.dtype)  # type: ignore[arg-type]
     config = config_to_disk(model.config, dtype)
     config["recap"]["base"] = dict(base)
     write_json(out / "config.json", config)

@@ -1,5 +1,6 @@
 """Batched greedy decoding."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ def greedy_decode(
     max_new_tokens: int,
     eos_token_ids: tuple[int, ...],
     step_logits: list[torch.Tensor] | None = None,
+    follow: Sequence[int] | None = None,
 ) -> list[list[int]]:
     """Return the most likely continuation of each row, token by token.
 
@@ -23,6 +25,8 @@ def greedy_decode(
         max_new_tokens: longest continuation.
         eos_token_ids: ids that end a row.
         step_logits: gets the logits of every step, (B, vocabulary) each.
+        follow: tokens that every row continues with, whatever is most likely; as
+            many steps are made. What is returned is still the most likely token.
 
     Returns:
         New token ids a row, the ending one included. A row does not depend on
@@ -36,7 +40,7 @@ def greedy_decode(
         "position_ids": batch.position_ids,
     }
     cache = None
-    for _ in range(max_new_tokens):
+    for step in range(max_new_tokens if follow is None else len(follow)):
         output = language_model.model(
             **inputs, attention_mask=mask, past_key_values=cache, use_cache=True
         )
@@ -48,10 +52,12 @@ def greedy_decode(
         for row, token in enumerate(chosen.tolist()):
             if row in running:
                 answers[row].append(token)
-                if token in eos_token_ids:
+                if token in eos_token_ids and follow is None:
                     running.discard(row)
         if not running:
             break
+        if follow is not None:
+            chosen = torch.full_like(chosen, follow[step])
         positions = positions + 1
         mask = torch.cat([mask, mask.new_ones((len(mask), 1))], dim=1)
         inputs = {"input_ids": chosen.unsqueeze(1), "position_ids": positions}

@@ -1,6 +1,7 @@
 """Where do two models begin to differ?"""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -8,54 +9,89 @@ import torch
 from .modeling import MGMForCausalLM
 from .names import to_disk_name
 
+Keep = Callable[[str, torch.Tensor], None]
+Run = Callable[[MGMForCausalLM], Any]
 
-def record_outputs(
-    model: MGMForCausalLM, run: Callable[[MGMForCausalLM], Any]
-) -> dict[str, torch.Tensor]:
-    """Return the first output of every module that has weights, in the order they finish."""
-    outputs: dict[str, torch.Tensor] = {}
-    handles = []
 
-    def keep(name: str) -> Callable[..., None]:
-        def hook(_module: Any, _inputs: Any, output: Any) -> None:
-            value = output[0] if isinstance(output, tuple) else output
-            if isinstance(value, torch.Tensor) and name not in outputs:
-                outputs[name] = value.detach().float().cpu()
+@contextmanager
+def _watching(model: MGMForCausalLM, keep: Keep) -> Iterator[None]:
+    """Show the first output of every module that computes, in the order they finish.
 
-        return hook
+    Mining and projector are computed by functions on their weights, which no
+    hook of a module sees: their results come from :attr:`MGMForCausalLM.observer`.
+    """
+    seen: set[str] = set()
 
-    for name, module in model.named_modules():
-        if any(True for _ in module.parameters(recurse=False)):
-            handles.append(module.register_forward_hook(keep(to_disk_name(name))))
+    def show(name: str, output: Any) -> None:
+        value = output[0] if isinstance(output, tuple) else output
+        if isinstance(value, torch.Tensor) and name not in seen:
+            seen.add(name)
+            keep(to_disk_name(name), value.detach())
+
+    def hook(name: str) -> Callable[..., None]:
+        return lambda _module, _inputs, output: show(name, output)
+
+    towers = ("vision_tower", "vision_tower_aux")
+    handles = [
+        module.register_forward_hook(hook(name))
+        for name, module in model.named_modules()
+        if name in towers or any(True for _ in module.parameters(recurse=False))
+    ]
+    model.observer = show
     try:
-        run(model)
+        yield
     finally:
+        model.observer = None
         for handle in handles:
             handle.remove()
+
+
+def record_outputs(model: MGMForCausalLM, run: Run) -> dict[str, torch.Tensor]:
+    """Return the first output of every module, float32 on the CPU, in the order they finish."""
+    outputs: dict[str, torch.Tensor] = {}
+
+    def keep(name: str, value: torch.Tensor) -> None:
+        outputs[name] = value.float().cpu()
+
+    with _watching(model, keep):
+        run(model)
     return outputs
 
 
 def first_divergence(
-    ours: MGMForCausalLM,
-    theirs: MGMForCausalLM,
-    run: Callable[[MGMForCausalLM], Any],
-    tolerance: float,
+    model: MGMForCausalLM, expected: dict[str, torch.Tensor], run: Run, tolerance: float
 ) -> str | None:
-    """Return the first module, in order of execution, whose outputs differ.
+    """Return the first module, in order of execution, whose output is not the expected one.
 
     Args:
-        ours: one model.
-        theirs: a model of the same structure.
-        run: what to do with each.
+        model: compared with the model that ``expected`` was recorded from.
+        expected: of :func:`record_outputs`.
+        run: what was done with that model.
         tolerance: largest difference, as a share of the module's largest output.
     """
-    expected = record_outputs(theirs, run)
-    found = record_outputs(ours, run)
-    for name, value in expected.items():
-        other = found.get(name)
-        if other is None or other.shape != value.shape:
-            return name
-        scale = value.abs().max().clamp(min=1e-30)
-        if not bool((other - value).abs().max() <= tolerance * scale):
-            return name
-    return None
+    equal: set[str] = set()
+
+    def compare(name: str, value: torch.Tensor) -> None:
+        other, wanted = value.float().cpu(), expected.get(name)
+        if wanted is None or other.shape != wanted.shape:
+            return
+        scale = wanted.abs().max().clamp(min=1e-30)
+        if bool((other - wanted).abs().max() <= tolerance * scale):
+            equal.add(name)
+
+    with _watching(model, compare):
+        run(model)
+    return next((name for name in expected if name not in equal), None)
+
+
+def first_overflow(model: MGMForCausalLM, run: Run) -> str | None:
+    """Return the first module, in order of execution, whose output is not finite."""
+    broken: list[str] = []
+
+    def look(name: str, value: torch.Tensor) -> None:
+        if not bool(torch.isfinite(value).all()):
+            broken.append(name)
+
+    with _watching(model, look):
+        run(model)
+    return broken[0] if broken else None

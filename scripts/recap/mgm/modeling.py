@@ -1,5 +1,6 @@
 """The MGM model: two vision towers, mining, projector and a causal language model."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -46,6 +47,10 @@ class MGMForCausalLM(PreTrainedModel):
     Weights held in float32 inside a model of a lower type (projector, mining,
     adapters while they are trained) are cast where they are used, so that the
     optimizer works on full precision without autocast.
+
+    Attributes:
+        observer: is shown the results of mining (``vlm_uni``) and of the projector,
+            which no module's hook sees; for comparing two models step by step.
     """
 
     config: MGMConfig
@@ -55,6 +60,7 @@ class MGMForCausalLM(PreTrainedModel):
     supports_gradient_checkpointing = True
     accepts_loss_kwargs = True
     _supports_sdpa = True
+    observer: Callable[[str, torch.Tensor], None] | None = None
 
     def __init__(
         self,
@@ -157,7 +163,12 @@ class MGMForCausalLM(PreTrainedModel):
         ]
         if self.config.image_global:
             features.insert(0, features.pop())
-        return project(torch.cat(features, dim=1), self.mm_projector)
+        mined = torch.cat(features, dim=1)
+        projected = project(mined, self.mm_projector)
+        if self.observer is not None:
+            self.observer("vlm_uni", mined)
+            self.observer("mm_projector", projected)
+        return projected
 
     def scale_features(self, features: torch.Tensor) -> torch.Tensor:
         """Scale image features like the token embeddings.

@@ -9,19 +9,26 @@ Three models are compared on the same prompts, all computed in float32:
 * ``unmerged``: base with the adapter attached, never rounded. The only
   difference is the rounding of the merged weights.
 
-Tolerance of ``unmerged``. How far rounding moves the logits depends on the
-model, so it is measured: every merged map gets the error of one stochastic
-rounding to the merged type, which is as large as, and independent of, the
-error that merging makes. ``SAFETY`` times the largest effect seen on any
-prompt is allowed. Greedy tokens must be equal; they may part only where the
-two best logits are closer than that tolerance, and from there on the texts are
-no longer comparable.
+Tolerance of ``unmerged``. How far rounding moves the logits depends on model,
+prompt and step, so it is measured at each step: every merged map gets the error
+of one stochastic rounding to the merged type, which is as large as, and
+independent of, the error that merging makes. ``SAFETY`` times the effect is
+allowed, and never more than ``CAP`` rounding steps of the step's largest logit.
+Greedy tokens must be equal; they may part only where the two best logits are
+closer than twice the effect at that step, and from there on the texts are no
+longer comparable.
+
+``deployed``. Then both models answer in the type that the checkpoint is used
+in. The merged one's logits must be finite, and its tokens those it had in
+float32, with ties as wide as twice the effect that this type has on the
+unmerged model's logits at that step.
+
+One model is in memory at a time, so that the gate fits where the model fits in
+float32.
 """
 
 import logging
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,33 +40,52 @@ from ..settings import MergeSettings
 from .adapter_config import read_quantization
 from .adapters import adapter_model_config
 from .check import adapter_kind
-from .checkpoint import build_configured, load_adapter, load_checkpoint, load_tokenizer
-from .configuration import config_from_disk
-from .generation import greedy_decode
-from .localize import first_divergence
+from .checkpoint import describe_base, load_tokenizer
+from .configuration import MGMConfig, config_from_disk
+from .localize import first_divergence, first_overflow, record_outputs
 from .lora import merge_adapter
 from .merge import AdapterMerger
 from .modeling import MGMForCausalLM
+from .parity_models import Sides, release_memory
+from .parity_report import describe_report, find_wrong_settings, list_failures
 from .parts import ModelParts
 from .prompts import ParityPrompt, build_prompts
+from .provenance import require_base
 from .reference import compare_weights
-from .rounding import stochastically_rounded
-from .tensors import open_model_folder, torch_dtype
+from .rounding import folded, lower, stochastically_rounded
+from .tensors import dtype_name, open_model_folder, torch_dtype
+from .traces import (
+    FLOAT32_TOLERANCE,
+    Allowance,
+    Trace,
+    allow,
+    compare_traces,
+    largest_logits,
+    only_ties,
+    rounding_effect,
+    trace,
+)
 
 logger = logging.getLogger(__name__)
 
-FLOAT32_TOLERANCE = 1e-4  # of the largest logit: sums in another order
-SAFETY = 4.0
 NOISE_SEED = 0
-_MERGE_AGAIN = "merge again from the adapter and base of this run"
 
 
 @dataclass(frozen=True)
-class Trace:
-    """What a model said to one prompt: its tokens, and (steps, vocabulary) logits."""
+class Reference:
+    """What base plus adapter says to one prompt, and what rounding does to it.
 
-    tokens: list[int]
-    logits: torch.Tensor
+    Attributes:
+        plain: never rounded.
+        folded: merged in memory.
+        allowed: what rounding the merged maps may change.
+        deployed: which ties that and computing in the deployed type may turn.
+    """
+
+    plain: Trace
+    folded: Trace
+    allowed: Allowance
+    deployed: Allowance
 
 
 def check_parity(
@@ -72,6 +98,7 @@ def check_parity(
     settings: MergeSettings,
     out: str | Path,
     device: str = "cpu",
+    deployed_dtype: str | None = None,
 ) -> dict[str, Any]:
     """Compare a merged checkpoint with base and adapter, and write what was found.
 
@@ -84,207 +111,148 @@ def check_parity(
         settings: type of the merged weights, number of prompts, tokens a prompt.
         out: JSON report to write.
         device: where to compute.
+        deployed_dtype: type the checkpoint is used in; by default the merged one.
 
     Returns:
         The report.
 
     Raises:
         GateError: naming the first diverging module.
-        RecapError: if an input is missing or broken.
+        RecapError: if an input is missing, broken, or of another base.
     """
+    base = describe_base(parts)
+    for folder in (adapter_dir, merged_dir):
+        require_base(folder, base)
+    dtype, deployed = torch_dtype(settings.dtype), torch_dtype(deployed_dtype or settings.dtype)
+    sides = Sides(Path(merged_dir), Path(adapter_dir), parts, dtype, deployed, device)
     config = config_from_disk(merged_dir)
     prompts = build_prompts(merged_dir, config, images_root, questions, settings.parity_prompts)
-    merger = AdapterMerger(adapter_dir, parts, torch_dtype(settings.dtype))
-    wrong = compare_weights(merger, open_model_folder(merged_dir))
-    report: dict[str, Any] = {
-        "dtype": settings.dtype,
-        "kind": adapter_kind(merger.settings),
-        "quantization": read_quantization(adapter_dir),
-        "tokenizer_equal": _same_tokenizer(merged_dir, parts, prompts),
-        "wrong_tensors": wrong,
-        "first_diverging_module": wrong[0]["module"] if wrong else None,
-        "prompts": [],
-    }
+    report = _compare_files(sides, config, prompts)
+    wrong = report["wrong_tensors"]
     if all(entry["loadable"] for entry in wrong):
-        unmerged = partial(_unmerged, adapter_dir, parts, merger.dtype, device)
-        checkpoint, _ = load_checkpoint(merged_dir, dtype="float32", device=device)
-        report |= _compare_answers(checkpoint, unmerged, prompts, settings, find=not wrong)
+        report |= _compare_answers(sides, prompts, settings.parity_max_new_tokens)
+        if not wrong:
+            report["first_diverging_module"] = _localize(sides, prompts, report["prompts"])
     failed = any(not row["passed"] for row in report["prompts"])
-    report["passed"] = not failed and not wrong and report["tokenizer_equal"]
+    sound = not wrong and not report["wrong_settings"] and report["tokenizer_equal"]
+    report["passed"] = sound and not failed
     write_evidence(out, report, passed=report["passed"])
     if not report["passed"]:
-        raise GateError(_message(merged_dir, report), _failures(report))
+        raise GateError(describe_report(merged_dir, report), list_failures(report))
     logger.info("%s answers as base plus adapter on %d prompts", merged_dir, len(prompts))
     return report
 
 
-def _compare_answers(
-    checkpoint: MGMForCausalLM,
-    unmerged: Callable[[], MGMForCausalLM],
-    prompts: list[ParityPrompt],
-    settings: MergeSettings,
-    *,
-    find: bool,
-) -> dict[str, Any]:
-    """Return what the models say to each prompt; where they part, name the module if asked."""
-    plain, folded, tolerance = _reference_traces(unmerged(), prompts, settings)
-    merged = [trace(checkpoint, prompt, settings.parity_max_new_tokens) for prompt in prompts]
-    report = _judge(prompts, merged, folded, plain, tolerance)
-    rows = zip(prompts, report["prompts"], strict=True)
-    failed = next((prompt for prompt, row in rows if not row["passed"]), None)
-    if failed is not None and find:
-        again = merge_adapter(unmerged(), dtype=torch_dtype(settings.dtype))
-        report["first_diverging_module"] = first_divergence(
-            checkpoint, again, lambda model: trace(model, failed, 1), FLOAT32_TOLERANCE
-        )
-    return report
+def _compare_files(sides: Sides, config: MGMConfig, prompts: list[ParityPrompt]) -> dict[str, Any]:
+    """Return what can be said of the checkpoint without running it."""
+    merger = AdapterMerger(sides.adapter_dir, sides.parts, sides.merged_dtype)
+    wrong = compare_weights(merger, open_model_folder(sides.merged_dir))
+    wanted = adapter_model_config(sides.adapter_dir, sides.parts)
+    return {
+        "dtype": dtype_name(sides.merged_dtype),
+        "deployed_dtype": dtype_name(sides.deployed),
+        "kind": adapter_kind(merger.settings),
+        "quantization": read_quantization(sides.adapter_dir),
+        "tokenizer_equal": _same_tokenizer(sides, prompts),
+        "wrong_settings": find_wrong_settings(sides.merged_dir, config, wanted, sides.parts),
+        "wrong_tensors": wrong,
+        "first_diverging_module": wrong[0]["module"] if wrong else None,
+        "prompts": [],
+    }
 
 
-def _reference_traces(
-    model: MGMForCausalLM, prompts: list[ParityPrompt], settings: MergeSettings
-) -> tuple[list[Trace], list[Trace], float]:
-    """Return traces of the unmerged and the folded model, and the tolerance between them."""
-    dtype, limit = torch_dtype(settings.dtype), settings.parity_max_new_tokens
-    plain = [trace(model, prompt, limit) for prompt in prompts]
-    with stochastically_rounded(model, dtype, NOISE_SEED):
-        noisy = [trace(model, prompt, limit) for prompt in prompts]
-    pairs = zip(noisy, plain, strict=True)
-    effects = [compare_traces(ours, theirs, 0.0)["max_difference"] or 0.0 for ours, theirs in pairs]
-    merge_adapter(model, dtype=dtype)
-    folded = [trace(model, prompt, limit) for prompt in prompts]
-    return plain, folded, max(SAFETY * max(effects), FLOAT32_TOLERANCE)
-
-
-def _unmerged(
-    adapter_dir: str | Path, parts: ModelParts, dtype: torch.dtype, device: str
-) -> MGMForCausalLM:
-    """Return base plus adapter in float32, everything but the merged maps rounded."""
-    config = adapter_model_config(adapter_dir, parts)
-    model = build_configured(config, parts, dtype="float32", seed=0)
-    return attach_exact(model, adapter_dir, dtype).to(device)  # type: ignore[arg-type]
-
-
-@torch.no_grad()
-def attach_exact(
-    model: MGMForCausalLM, adapter_dir: str | Path, dtype: torch.dtype
-) -> MGMForCausalLM:
-    """Attach the adapter to a float32 model; round all but the wrapped maps to ``dtype``."""
-    load_adapter(model, adapter_dir)
-    for name, parameter in model.named_parameters():
-        if "lora_" not in name and "base_layer" not in name:
-            parameter.data = parameter.data.to(dtype).float()
-        else:
-            parameter.data = parameter.data.float()
-    return model
-
-
-@torch.no_grad()
-def trace(model: MGMForCausalLM, prompt: ParityPrompt, max_new_tokens: int) -> Trace:
-    """Decode one prompt greedily and keep the logits of every step."""
-    device = model.get_input_embeddings().weight.device
-    ids = torch.tensor([prompt.input_ids], device=device)  # type: ignore[arg-type]
-    images = None if prompt.image is None else prompt.image.unsqueeze(0).to(device)  # type: ignore[arg-type]
-    batch = model.prepare_inputs(ids, torch.ones_like(ids), images_aux=images, padding_side="left")
-    steps: list[torch.Tensor] = []
-    tokens = greedy_decode(model.language_model, batch, max_new_tokens, prompt.stops, steps)
-    return Trace(tokens[0], torch.cat(steps).float().cpu())
-
-
-def _judge(
-    prompts: list[ParityPrompt],
-    merged: list[Trace],
-    folded: list[Trace],
-    unmerged: list[Trace],
-    tolerance: float,
-) -> dict[str, Any]:
-    rows = []
-    for prompt, ours, same, plain in zip(prompts, merged, folded, unmerged, strict=True):
-        exact = compare_traces(ours, same, FLOAT32_TOLERANCE)
-        rounded = compare_traces(ours, plain, tolerance)
-        rows.append(
-            {
-                "prompt": prompt.name,
-                "tokens": ours.tokens,
-                "folded": exact,
-                "unmerged": rounded,
-                "passed": bool(exact["tokens_equal"] and exact["within"] and rounded["agrees"]),
-            }
-        )
+def _compare_answers(sides: Sides, prompts: list[ParityPrompt], limit: int) -> dict[str, Any]:
+    """Return what the models say to each prompt; one model is alive at a time."""
+    references = _trace_unmerged(sides, prompts, limit)
+    release_memory()
+    merged, deployed = _trace_merged(sides, prompts, limit)
+    release_memory()
+    rows = [
+        {"prompt": prompt.name, **_judge(ours, low, reference)}
+        for prompt, ours, low, reference in zip(prompts, merged, deployed, references, strict=True)
+    ]
+    kinds = ("folded", "unmerged", "deployed")
+    shares = [(r.allowed.difference / largest_logits(r.plain)).max() for r in references]
     return {
         "float32_tolerance": FLOAT32_TOLERANCE,
-        "unmerged_tolerance": round(tolerance, 6),
+        "unmerged_tolerance": round(float(max(shares)), 6),
+        "tokens_equal": all(row[kind]["tokens_equal"] for row in rows for kind in kinds),
         "prompts": rows,
     }
 
 
-def compare_traces(ours: Trace, theirs: Trace, tolerance: float) -> dict[str, Any]:
-    """Compare two traces up to the first step where their tokens part.
+def _trace_unmerged(sides: Sides, prompts: list[ParityPrompt], limit: int) -> list[Reference]:
+    model = sides.unmerged()
 
-    Args:
-        ours: of one model.
-        theirs: of the other.
-        tolerance: largest difference of logits, as a share of the largest logit.
+    def effects(plain: list[Trace]) -> list[torch.Tensor]:
+        pairs = zip(prompts, plain, strict=True)
+        return [rounding_effect(trace(model, p, limit, t.tokens), t) for p, t in pairs]
 
-    Returns:
-        ``tokens_equal``, ``steps_compared``, ``max_difference`` (share of the
-        largest logit), ``within`` the tolerance, and ``agrees``: within, and
-        tokens equal or parted at a tie that the tolerance does not resolve.
-    """
-    pairs = list(zip(ours.tokens, theirs.tokens, strict=False))
-    parted = next((i for i, (a, b) in enumerate(pairs) if a != b), None)
-    steps = len(pairs) if parted is None else parted + 1
-    left, right = ours.logits[:steps], theirs.logits[:steps]
-    scale = right.abs().max().clamp(min=1e-30)
-    difference = float((left - right).abs().max() / scale)
-    equal = ours.tokens == theirs.tokens
-    finite = bool(torch.isfinite(left).all() and torch.isfinite(right).all())
-    within = finite and difference <= tolerance
-    tie = parted is not None and _is_tie(right[parted], pairs[parted], tolerance * float(scale))
+    plain = [trace(model, prompt, limit) for prompt in prompts]
+    with stochastically_rounded(model, sides.merged_dtype, NOISE_SEED):
+        moved = effects(plain)
+    with folded(model, sides.merged_dtype):
+        same = [trace(model, prompt, limit) for prompt in prompts]
+    lower(model, sides.deployed)
+    lowered = effects(plain)
+    merging, both = sides.merged_dtype, max(sides.merged_dtype, sides.deployed, key=_step)
+    return [
+        Reference(
+            exact, again, allow(exact, effect, merging), only_ties(allow(exact, effect + low, both))
+        )
+        for exact, again, effect, low in zip(plain, same, moved, lowered, strict=True)
+    ]
+
+
+def _step(dtype: torch.dtype) -> float:
+    return torch.finfo(dtype).eps
+
+
+def _trace_merged(
+    sides: Sides, prompts: list[ParityPrompt], limit: int
+) -> tuple[list[Trace], list[Trace]]:
+    """Return the merged model's traces in float32 and in the deployed type."""
+    model = sides.merged()
+    exact = [trace(model, prompt, limit) for prompt in prompts]
+    lower(model, sides.deployed)
+    return exact, [trace(model, prompt, limit) for prompt in prompts]
+
+
+def _judge(merged: Trace, lowered: Trace, reference: Reference) -> dict[str, Any]:
+    """Return one prompt's row of the report."""
+    exact = compare_traces(merged, reference.folded, FLOAT32_TOLERANCE)
+    rounded = compare_traces(merged, reference.plain, reference.allowed)
+    used = compare_traces(lowered, reference.plain, reference.deployed)
+    del used["within"]  # activations are rounded too: any finite difference is
+    used = {"finite": bool(torch.isfinite(lowered.logits).all())} | used
+    passed = exact["tokens_equal"] and exact["within"] and rounded["agrees"] and used["agrees"]
     return {
-        "tokens_equal": equal,
-        "steps_compared": steps,
-        # what is rounded away here depends on the order of sums over threads
-        "max_difference": round(difference, 6) if finite else None,
-        "within": within,
-        "agrees": within and (equal or tie),
+        "tokens": merged.tokens,
+        "folded": exact,
+        "unmerged": rounded,
+        "deployed": used,
+        "passed": bool(passed and used["finite"]),
     }
 
 
-def _is_tie(logits: torch.Tensor, tokens: tuple[int, int], gap: float) -> bool:
-    return float((logits[tokens[0]] - logits[tokens[1]]).abs()) <= 2 * gap
+def _localize(sides: Sides, prompts: list[ParityPrompt], rows: list[dict[str, Any]]) -> str | None:
+    """Return the first module that explains the first failing prompt, if one does."""
+    pairs = zip(prompts, rows, strict=True)
+    prompt, row = next(((p, row) for p, row in pairs if not row["passed"]), (None, None))
+    if prompt is None or row is None:
+        return None
+    failing = prompt
+
+    def run(model: MGMForCausalLM) -> Trace:
+        return trace(model, failing, 1)
+
+    if not row["deployed"]["finite"]:
+        return first_overflow(lower(sides.merged(), sides.deployed), run)
+    expected = record_outputs(merge_adapter(sides.unmerged(), dtype=sides.merged_dtype), run)
+    release_memory()
+    return first_divergence(sides.merged(), expected, run, FLOAT32_TOLERANCE)
 
 
-def _same_tokenizer(merged_dir: str | Path, parts: ModelParts, prompts: list[ParityPrompt]) -> bool:
-    ours, theirs = load_tokenizer(merged_dir), load_tokenizer(parts.language_model)
+def _same_tokenizer(sides: Sides, prompts: list[ParityPrompt]) -> bool:
+    ours, theirs = load_tokenizer(sides.merged_dir), load_tokenizer(sides.parts.language_model)
     return all(ours(p.text).input_ids == theirs(p.text).input_ids for p in prompts)
-
-
-def _failures(report: dict[str, Any]) -> list[dict[str, str]]:
-    """Return each failure with name, problem and what to do, the first diverging module first."""
-    found = [(entry["module"], entry["reason"]) for entry in report["wrong_tensors"]]
-    culprit = report["first_diverging_module"]
-    if culprit is not None and not found:
-        found.append((culprit, "computes something else than in base plus adapter"))
-    found += [
-        (f"prompt {row['prompt']}", "is answered otherwise than by base plus adapter")
-        for row in report["prompts"]
-        if not row["passed"]
-    ]
-    if not report["tokenizer_equal"]:
-        found.append(("tokenizer", "encodes a prompt otherwise than the base's"))
-    return [{"name": name, "problem": why, "fix": _MERGE_AGAIN} for name, why in found]
-
-
-def _message(merged_dir: str | Path, report: dict[str, Any]) -> str:
-    failed = [row["prompt"] for row in report["prompts"] if not row["passed"]]
-    parts = [f"{merged_dir} does not answer as base plus adapter"]
-    if report["first_diverging_module"]:
-        parts.append(f"first diverging module: {report['first_diverging_module']}")
-    if report["wrong_tensors"]:
-        first = report["wrong_tensors"][0]
-        parts.append(f"{len(report['wrong_tensors'])} wrong tensors, the first {first['reason']}")
-    if failed:
-        parts.append(f"failing prompts: {', '.join(failed)}")
-    if not report["tokenizer_equal"]:
-        parts.append("the tokenizers differ")
-    return "; ".join([*parts, _MERGE_AGAIN])

@@ -50,8 +50,11 @@ def build_prompts(
         RecapError: if there are too few, or a picture cannot be read.
     """
     rows = _distinct(questions, count)
-    if not rows:
-        raise RecapError(f"{questions} holds no questions")
+    if len(rows) < count:
+        raise RecapError(
+            f"{questions} asks about {len(rows)} different pictures, but {count} image prompts are "
+            "wanted; pass a larger file, or lower parity_prompts"
+        )
     tokenizer = load_tokenizer(checkpoint)
     preprocessor = ImagePreprocessor.from_checkpoint(checkpoint)
     stops = stop_token_ids(tokenizer, config.conversation)

@@ -48,7 +48,8 @@ def compare_weights(
 
     Returns:
         One entry ``{"module", "reason", "loadable"}`` a wrong tensor, in the order of
-        execution; one that is absent, surplus or of another shape cannot be loaded.
+        execution; one that is absent, surplus, of another shape or not finite cannot
+        be loaded.
     """
     wrong = []
     sources = {
@@ -65,7 +66,7 @@ def compare_weights(
         base = sources[name].load() if name in sources else merger.projector[name[len("model.") :]]
         reason = _difference(merger, name, base, found)
         if reason is not None:
-            loadable = found.shape == base.shape
+            loadable = found.shape == base.shape and bool(torch.isfinite(found).all())
             wrong.append({"module": module, "reason": reason, "loadable": loadable})
     return wrong
 
@@ -75,6 +76,8 @@ def _difference(
 ) -> str | None:
     if found.dtype != merger.dtype or found.shape != base.shape:
         return f"is {found.dtype} {tuple(found.shape)}, expected {merger.dtype} {tuple(base.shape)}"
+    if not bool(torch.isfinite(found).all()):
+        return "holds NaN or infinite values"
     update = merger.update(name)
     if update is None:
         if torch.equal(found, base.to(merger.dtype)):

@@ -51,6 +51,11 @@ def torch_dtype(name: str) -> torch.dtype:
     return DTYPES[name]
 
 
+def dtype_name(dtype: torch.dtype) -> str:
+    """Return the settings name of a torch type."""
+    return str(dtype).removeprefix("torch.")
+
+
 def write_safetensors(path: str | Path, tensors: Mapping[str, torch.Tensor]) -> None:
     """Write tensors in name order, atomically; equal tensors give equal bytes."""
     ready: dict[str, torch.Tensor] = {}

@@ -121,7 +121,7 @@ def _convert_full(
 
 
 def _language_dtype(sources: Mapping[str, files.TensorSource]) -> str:
-    return str(sources["model.embed_tokens.weight"].dtype).removeprefix("torch.")
+    return files.dtype_name(sources["model.embed_tokens.weight"].dtype)
 
 
 def _write_manifest(
