@@ -1,6 +1,7 @@
 """What every entry script shares: logging, exit codes, and settings from the shell."""
 
 import argparse
+import errno
 import json
 import logging
 import sys
@@ -11,7 +12,7 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import ValidationError
 
-from .errors import EXIT_BUG, RecapError
+from .errors import EXIT_BAD_INPUT, EXIT_BUG, RecapError
 from .io import dump_json
 from .logs import configure_logging
 from .settings import Settings, explain
@@ -24,7 +25,7 @@ EXIT_CODES = """\
 exit codes:
   0  success
   1  a bug: the traceback above it is worth reporting
-  2  bad input or configuration: the message says where and what to do
+  2  bad input or configuration, or a full disk, memory or GPU: the message says what to do
   3  an evidence gate failed: the result would not be trustworthy"""
 
 
@@ -67,13 +68,37 @@ def run_cli(
         logger.error("%s", error)
         code, message, failures = error.exit_code, str(error), error.failures
     except Exception as error:
-        logger.exception("unexpected error")
-        code, message = EXIT_BUG, f"{type(error).__name__}: {error}"
+        advice = advise(error)
+        if advice is None:
+            logger.exception("unexpected error")
+            code, message = EXIT_BUG, f"{type(error).__name__}: {error}"
+        else:
+            code, message = EXIT_BAD_INPUT, f"{error}; {advice}"
+            logger.error("%s", message)
     if getattr(args, "json", False):
         outcome = {"ok": code == 0, "exit_code": code, "message": message}
         sys.stdout.write(dump_json({**outcome, "failures": failures, "result": result}))
     if code:
         sys.exit(code)
+
+
+def advise(error: Exception) -> str | None:
+    """Return what to do where a machine ran out of something or denies it; None for a bug."""
+    torch = sys.modules.get("torch")
+    if torch is not None and isinstance(error, torch.OutOfMemoryError):
+        return (
+            "the GPU's memory is full: end other processes on it, choose a type of 16 bits or a "
+            "smaller batch where the tool has one, or take a larger card"
+        )
+    if isinstance(error, MemoryError):
+        return "the machine's memory is full: ask for more, or run fewer jobs at a time"
+    if not isinstance(error, OSError):
+        return None
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return "the disk or quota is full: free space, or write elsewhere, and run it again"
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return "permission is denied: correct the rights of that path, or write elsewhere"
+    return None
 
 
 def load_settings(text: str) -> dict[str, Any]:

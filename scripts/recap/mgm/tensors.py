@@ -67,7 +67,13 @@ def write_safetensors(path: str | Path, tensors: Mapping[str, torch.Tensor]) -> 
         ready[name] = tensor.clone() if pointer in seen else tensor
         seen.add(pointer)
     with atomic_path(path) as temporary:
-        save_file(ready, temporary, metadata={"format": "pt"})
+        try:
+            save_file(ready, temporary, metadata={"format": "pt"})
+        except SafetensorError as error:
+            number = re.search(r"os error (\d+)", str(error))
+            if number is None:
+                raise
+            raise OSError(int(number[1]), f"{path} cannot be written: {error}") from error
 
 
 def open_tensor_file(path: str | Path) -> dict[str, TensorSource]:

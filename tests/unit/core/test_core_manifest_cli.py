@@ -1,9 +1,11 @@
+import errno
+import json
 import sys
 import time
 
 import pytest
 
-from recap.cli import load_settings, make_parser, run_cli
+from recap.cli import add_json_option, load_settings, make_parser, run_cli
 from recap.errors import GateError, RecapError
 from recap.manifest import read_manifest, write_manifest
 
@@ -43,6 +45,47 @@ def test_exit_codes(error, code, caplog):
     with pytest.raises(SystemExit) as stopped:
         run_cli(main, make_parser("test", "example"), argv=[])
     assert stopped.value.code == code
+
+
+def out_of_gpu_memory():
+    import torch
+
+    return torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+
+SHORTAGES = [
+    (out_of_gpu_memory, "larger card"),
+    (MemoryError, "machine's memory"),
+    (lambda: OSError(errno.ENOSPC, "No space left on device"), "free space"),
+    (lambda: OSError(errno.EDQUOT, "Disk quota exceeded"), "free space"),
+    (lambda: PermissionError(errno.EACCES, "Permission denied", "/data/x"), "rights of that path"),
+    (lambda: OSError(errno.EROFS, "Read-only file system"), "rights of that path"),
+]
+
+
+@pytest.mark.parametrize(("make", "advice"), SHORTAGES)
+def test_what_a_machine_lacks_is_no_bug(make, advice, capsys, caplog):
+    def main(args):
+        raise make()
+
+    parser = make_parser("test", "example")
+    add_json_option(parser)
+    with pytest.raises(SystemExit) as stopped:
+        run_cli(main, parser, argv=["--json"])
+    assert stopped.value.code == 2
+    outcome = json.loads(capsys.readouterr().out)
+    assert advice in outcome["message"]
+    assert outcome["exit_code"] == 2
+    assert "Traceback" not in caplog.text
+
+
+def test_other_errors_of_the_system_stay_bugs(caplog):
+    def main(args):
+        raise FileNotFoundError(errno.ENOENT, "No such file or directory", "x")
+
+    with pytest.raises(SystemExit) as stopped:
+        run_cli(main, make_parser("test", "example"), argv=[])
+    assert stopped.value.code == 1
 
 
 def test_success_ends_without_exit():
