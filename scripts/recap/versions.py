@@ -16,7 +16,7 @@ STAGE_VERSIONS: dict[str, int] = {
     "similarity": 1,
     "policy": 1,
     "dataset": 1,
-    "train": 1,
+    "train": 2,
     "merge": 3,
     "convert": 1,
     "predict": 1,

@@ -96,12 +96,23 @@ def read_quantization(folder: str | Path) -> dict[str, Any] | None:
     return found if isinstance(found, dict) and found else None
 
 
-def names_base(adapter_dir: str | Path, language_model: Path) -> bool:
-    """Say whether ``base_model_name_or_path`` is the given folder, by path or by last name."""
+def read_base_name(adapter_dir: str | Path) -> str | None:
+    """Return ``base_model_name_or_path`` of an adapter, or None if it names no base."""
     path = Path(adapter_dir) / "adapter_config.json"
     named = read_json(path).get("base_model_name_or_path") if path.is_file() else None
-    if not named:
+    return str(named) if named else None
+
+
+def names_base(adapter_dir: str | Path, language_model: Path) -> bool:
+    """Say whether the base an adapter names is the given folder, by path or by last name."""
+    named = read_base_name(adapter_dir)
+    if named is None:
         return False
     return (
         Path(named).resolve() == language_model.resolve() or Path(named).name == language_model.name
     )
+
+
+def adapter_kind(settings: LoraSettings) -> str:
+    """Return LoRA, rsLoRA, DoRA or rsDoRA."""
+    return f"{'rs' * settings.use_rslora}{'DoRA' if settings.use_dora else 'LoRA'}"

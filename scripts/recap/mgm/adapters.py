@@ -43,14 +43,21 @@ def projector_state(model: MGMForCausalLM) -> dict[str, torch.Tensor]:
 
 
 def write_tensor_file(path: str | Path, tensors: Mapping[str, torch.Tensor]) -> None:
-    """Write tensors in the format the suffix asks for, atomically."""
+    """Write tensors in the format the suffix asks for, atomically.
+
+    Raises:
+        RecapError: if torch cannot write its file.
+    """
     if Path(path).suffix != ".bin":
         files.write_safetensors(path, tensors)
         return
     plain = {name: tensors[name].detach().cpu().clone() for name in sorted(tensors)}
     # through a stream: given a path, torch writes the temporary file's name into the archive
     with atomic_path(path) as temporary, temporary.open("wb") as stream:
-        torch.save(plain, stream)
+        try:
+            torch.save(plain, stream)
+        except RuntimeError as error:
+            raise RecapError(f"{path} cannot be written, is the disk full? {error}") from error
 
 
 def read_projector(path: str | Path) -> dict[str, torch.Tensor]:

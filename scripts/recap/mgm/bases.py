@@ -1,6 +1,7 @@
 """The base a model is put together from: tensors of its three parts, and their fingerprints."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 
@@ -35,6 +36,13 @@ def open_towers(parts: ModelParts) -> dict[str, files.TensorSource]:
             sources[CLIP_PREFIX + inner] = source
     aux = open_convnext(parts.convnext)
     return sources | {CONVNEXT_PREFIX + name: source for name, source in aux.items()}
+
+
+def folder_of(parts: ModelParts, name: str) -> Path:
+    """Return the folder that a full checkpoint's tensor comes from, projector left aside."""
+    if name.startswith(CLIP_PREFIX):
+        return parts.clip
+    return parts.convnext if name.startswith(CONVNEXT_PREFIX) else parts.language_model
 
 
 def describe_base(

@@ -5,26 +5,31 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from transformers import CLIPVisionConfig
 
 from ..errors import GateError, RecapError
 from ..io import read_json, write_evidence
 from ..settings import LoraSettings
-from .adapter_config import names_base, read_adapter_settings, read_quantization
+from .adapter_config import (
+    adapter_kind,
+    names_base,
+    read_adapter_settings,
+    read_base_name,
+    read_quantization,
+)
 from .adapters import find_file
+from .bases import base_sources, describe_base
+from .check_base import ValueCheck, check_base_files
 from .check_tensors import SAVE_AGAIN, check_adapter_tensors, check_projector
-from .checkpoint import describe_base, load_tokenizer
-from .configuration import MGMConfig, config_from_parts
+from .configuration import config_from_parts
 from .families import family_template, recorded_template
 from .findings import Findings, describe_failures
-from .loading import is_vision_name
-from .lora import module_settings
-from .names import HEAD_NAME, expected_shapes
+from .lora import is_target, module_settings
+from .names import expected_shapes
 from .parts import ModelParts
-from .provenance import recorded_base
+from .provenance import recorded_base, recorded_table, verify_tensors
 from .supported import find_unsupported
-from .tensors import TensorSource, open_model_folder, open_tensor_file
+from .tensors import TensorSource, open_tensor_file
 
 logger = logging.getLogger(__name__)
 
@@ -89,7 +94,7 @@ def inspect_adapter(
     if not Path(adapter_dir).is_dir():
         raise RecapError(f"{adapter_dir} is not a folder; pass the folder that holds the adapter")
     findings = Findings()
-    sources = open_model_folder(parts.language_model)
+    sources = base_sources(parts)
     base = {name: source.shape for name, source in sources.items()}
     config = config_from_parts(parts)
     shapes = expected_shapes(config)
@@ -98,86 +103,72 @@ def inspect_adapter(
         return read_adapter_settings(adapter_dir)
 
     settings = findings.attempt("adapter_config.json", SAVE_AGAIN, read_settings)
-    adapter = findings.attempt(
-        "adapter_model",
-        SAVE_AGAIN,
-        lambda: open_tensor_file(find_file(adapter_dir, "adapter_model")),
-    )
+    adapter = _open_adapter(findings, adapter_dir)
     result: dict[str, Any] = {"adapter_tensors": len(adapter or {})}
     if adapter is not None:
         result |= check_adapter_tensors(findings, adapter, base, settings, trained=trained)
     if settings is not None:
         result |= _check_settings(findings, settings, base)
     result |= check_projector(findings, adapter_dir, shapes, initial_projector)
-    _check_base_files(findings, parts, config, sources, shapes)
+    check_base_files(findings, parts, config, sources, shapes)
     result |= _check_binding(findings, adapter_dir, parts)
     return {"failures": findings.failures, "warnings": findings.warnings, **result}
+
+
+def _open_adapter(findings: Findings, adapter_dir: str | Path) -> dict[str, TensorSource] | None:
+    """Open the adapter's file, and hold it against its manifest, if it has one."""
+
+    def open_it() -> dict[str, TensorSource]:
+        return open_tensor_file(find_file(adapter_dir, "adapter_model"))
+
+    sources: dict[str, TensorSource] | None
+    sources = findings.attempt("adapter_model", SAVE_AGAIN, open_it)
+    if sources is not None:
+        path = find_file(adapter_dir, "adapter_model")
+        table = recorded_table(path)
+        if table is not None:
+            fix = "restore file and manifest of one save"
+            findings.attempt("adapter_model", fix, lambda: verify_tensors(path, sources, table))
+    return sources
 
 
 def _check_settings(
     findings: Findings, settings: LoraSettings, base: Mapping[str, tuple[int, ...]]
 ) -> dict[str, Any]:
     low, high = SCALE_RANGE
-    modules = [name.removesuffix(".weight") for name in base if name.startswith("model.layers.")]
-    scales = {module_settings(settings, module)[1] for module in modules}
     rule = "alpha / sqrt(rank)" if settings.use_rslora else "alpha / rank"
-    for scale in sorted(scale for scale in scales if not low <= scale <= high):
+    modules = {name: shape for name, shape in base.items() if is_target(name)}
+    found = {name: module_settings(settings, name.removesuffix(".weight")) for name in modules}
+    for scale in sorted({scale for _, scale in found.values() if not low <= scale <= high}):
         problem = f"scales updates by {rule} = {scale:g}, outside {low:g} to {high:g}"
         findings.fail("adapter_config.json", problem, "check rank and alpha against the run's")
+    wide = [name for name, shape in modules.items() if found[name][0] > min(shape)]
+    if wide:
+        shape, rank = modules[wide[0]], found[wide[0]][0]
+        problem = (
+            f"has rank {rank} on {wide[0]} {shape}: no update of it has more than {min(shape)}"
+        )
+        if len(wide) == len(modules):
+            findings.fail("adapter_config.json", problem, "check the rank against the run's")
+        else:
+            findings.warnings.append(f"adapter_config.json {problem} ({len(wide)} such weights)")
     return {"rank": settings.rank, "alpha": settings.alpha, "kind": adapter_kind(settings)}
-
-
-def adapter_kind(settings: LoraSettings) -> str:
-    """Return LoRA, rsLoRA, DoRA or rsDoRA."""
-    return f"{'rs' * settings.use_rslora}{'DoRA' if settings.use_dora else 'LoRA'}"
-
-
-def _check_base_files(
-    findings: Findings,
-    parts: ModelParts,
-    config: MGMConfig,
-    sources: Mapping[str, TensorSource],
-    shapes: Mapping[str, tuple[int, ...]],
-) -> None:
-    """Check the language model's tensors against its configuration and tokenizer."""
-    again = f"fetch or build {parts.language_model} again"
-    if read_quantization(parts.language_model) is not None:
-        fix = "pass the unquantised language model: an update cannot be added to quantised weights"
-        findings.fail("language_model", "is quantised", fix)
-        return
-    wanted = {name: shape for name, shape in shapes.items() if not is_vision_name(name)}
-    for name in sorted(set(wanted) - set(sources)):
-        findings.fail(f"base tensor {name}", "is missing", again)
-    for name in sorted(set(wanted) & set(sources)):
-        if sources[name].shape != wanted[name]:
-            problem = f"has shape {sources[name].shape}, its config.json asks for {wanted[name]}"
-            findings.fail(f"base tensor {name}", problem, again)
-    embedding = sources.get("model.embed_tokens.weight")
-    tied = config.text_config.tie_word_embeddings
-    head = sources.get(HEAD_NAME) if tied else None
-    if head and embedding and not torch.equal(head.load(), embedding.load()):
-        problem = "is tied to the embedding by config.json, but the file holds other values"
-        fix = "remove it from the file, or set tie_word_embeddings to false"
-        findings.fail(f"base tensor {HEAD_NAME}", problem, fix)
-    tokenizer = findings.attempt("tokenizer", again, lambda: load_tokenizer(parts.language_model))
-    if tokenizer is not None and len(tokenizer) > config.vocab_size:
-        problem = f"has {len(tokenizer)} entries, the embedding {config.vocab_size} rows"
-        findings.fail("tokenizer", problem, "pass the tokenizer of this language model")
 
 
 def _check_binding(
     findings: Findings, adapter_dir: str | Path, parts: ModelParts
 ) -> dict[str, Any]:
     """Check that the adapter was trained on these parts and this tokenizer."""
-    actual, recorded = describe_base(parts), recorded_base(adapter_dir)
+    values = ValueCheck(findings, parts)
+    actual, recorded = describe_base(parts, values), recorded_base(adapter_dir)
     quantization = read_quantization(adapter_dir)
-    named = names_base(adapter_dir, parts.language_model)
+    named, fits = read_base_name(adapter_dir), names_base(adapter_dir, parts.language_model)
     if recorded is not None:
         for name in sorted(actual):
             if recorded.get(name) != actual[name]:
                 problem = f"is {actual[name]}, but the adapter was trained on {recorded.get(name)}"
                 findings.fail(name, problem, "pass the folder it was trained on")
-    elif quantization is not None and not named:
+    elif quantization is not None and not fits:
         findings.fail(
             "base",
             "is unknown: the adapter was trained on quantised weights and does not say of what",
@@ -188,6 +179,11 @@ def _check_binding(
             f"{adapter_dir} does not carry the fingerprint of its base; shapes fit, but another "
             "model of the same size would pass too"
         )
+        if named is not None and not fits:
+            findings.warnings.append(
+                f"{adapter_dir} was trained on {named}, as adapter_config.json says, and is held "
+                f"against {parts.language_model}; make sure that they are the same model"
+            )
     _check_usage(findings, adapter_dir, parts)
     return {"base": actual, "recorded_base": recorded, "quantization": quantization}
 

@@ -19,7 +19,7 @@ from .adapters import (
     save_projector,
 )
 from .bases import base_sources, describe_base, open_towers
-from .checkpoint_files import check_sources, load_finite, open_checkpoint
+from .checkpoint_files import cast_finite, check_sources, open_checkpoint
 from .configuration import MGMConfig, config_from_disk, config_from_parts, config_to_disk
 from .loading import assemble
 from .modeling import MGMForCausalLM
@@ -134,11 +134,18 @@ def save_checkpoint(
     dtype: str,
     max_shard_size: str = "5GB",
 ) -> None:
-    """Write a full checkpoint: sharded safetensors with index, configuration, tokenizer."""
-    kind = files.torch_dtype(dtype)
-    state = {name: tensor.detach().to(kind) for name, tensor in checkpoint_state(model).items()}
+    """Write a full checkpoint: sharded safetensors with index, configuration, tokenizer.
+
+    It carries no manifest: what it was made from is known to the stage that
+    calls this, which writes its own.
+
+    Raises:
+        RecapError: if a value is not finite, or not in the type asked for.
+    """
+    kind, state = files.torch_dtype(dtype), files.as_sources(checkpoint_state(model))
+    ready = {name: cast_finite(out_dir, name, source, kind) for name, source in state.items()}
     write_checkpoint_files(
-        files.as_sources(state),
+        files.as_sources(ready),
         model.config,
         Path(tokenizer.name_or_path),
         Path(out_dir),
@@ -226,6 +233,6 @@ def load_checkpoint(
     if verify:
         verify_checkpoint(path)
     kind = files.torch_dtype(dtype)
-    state = {name: load_finite(path, name, source).to(kind) for name, source in sources.items()}
+    state = {name: cast_finite(path, name, source, kind) for name, source in sources.items()}
     model = assemble(config, state, kind)
     return model.to(device), tokenizer  # type: ignore[arg-type]

@@ -86,6 +86,33 @@ def load_finite(where: str | Path, name: str, source: files.TensorSource) -> tor
     if tensor.is_floating_point() and not torch.isfinite(tensor).all():
         raise RecapError(
             f"{where}: {name} holds NaN or infinite values; the file is damaged or training "
-            "diverged: take an earlier checkpoint, or merge in a wider type"
+            "diverged: copy it again, or take an earlier checkpoint"
         )
     return tensor
+
+
+def require_range(
+    where: str | Path, name: str, rounded: torch.Tensor, dtype: torch.dtype
+) -> torch.Tensor:
+    """Return a tensor that was finite before it was rounded to ``dtype``.
+
+    Raises:
+        RecapError: if it no longer is.
+    """
+    if rounded.is_floating_point() and not torch.isfinite(rounded).all():
+        raise RecapError(
+            f"{where}: {name} has values beyond {torch.finfo(dtype).max:g}, the largest that "
+            f"{files.dtype_name(dtype)} holds; use bfloat16, which reaches as far as float32"
+        )
+    return rounded
+
+
+def cast_finite(
+    where: str | Path, name: str, source: files.TensorSource, dtype: torch.dtype
+) -> torch.Tensor:
+    """Return a tensor in another type.
+
+    Raises:
+        RecapError: if it is not finite, before or after.
+    """
+    return require_range(where, name, load_finite(where, name, source).to(dtype), dtype)

@@ -145,6 +145,12 @@ def _matching(patterns: Iterable[str], module: str) -> str:
     return next((key for key in patterns if re.match(rf"(.*\.)?({key})$", module)), module)
 
 
+def is_target(name: str) -> bool:
+    """Say whether an adapter updates a tensor of the base, by its name on disk."""
+    kind = name.removesuffix(".weight").rpartition(".")[2]
+    return name.startswith("model.layers.") and name.endswith(".weight") and kind in TARGET_MODULES
+
+
 def expected_adapter_shapes(
     base_shapes: Mapping[str, tuple[int, ...]], settings: LoraSettings
 ) -> dict[str, tuple[int, ...]]:
@@ -152,8 +158,7 @@ def expected_adapter_shapes(
     shapes: dict[str, tuple[int, ...]] = {}
     for name, shape in base_shapes.items():
         module = name.removesuffix(".weight")
-        is_language = name.startswith("model.layers.")
-        if is_language and name.endswith(".weight") and module.split(".")[-1] in TARGET_MODULES:
+        if is_target(name):
             rank, _ = module_settings(settings, module)
             shapes[f"{ADAPTER_PREFIX}{module}.lora_A.weight"] = (rank, shape[1])
             shapes[f"{ADAPTER_PREFIX}{module}.lora_B.weight"] = (shape[0], rank)

@@ -1,41 +1,32 @@
 """Folding an adapter into its base: a full checkpoint that needs nothing else."""
 
 import logging
-import math
-import shutil
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from ..errors import RecapError
 from ..io import read_json, write_json
 from ..manifest import write_manifest
 from ..settings import MergeSettings
 from . import tensors as files
-from .adapter_config import read_adapter_settings
-from .adapters import adapter_model_config, find_file, read_projector
-from .check import adapter_kind, inspect_adapter
-from .checkpoint import base_sources, check_sources, write_checkpoint_files
+from .adapters import adapter_model_config, find_file
+from .check import inspect_adapter
+from .checkpoint import write_checkpoint_files
 from .findings import describe_failures
-from .lora import Update, merged_weight, module_settings, read_update, row_blocks
-from .names import HEAD_NAME, expected_shapes
+from .folders import refuse_inputs, replaced_folder
+from .merger import QUANTIZATION_NOTE, AdapterMerger
 from .parts import ModelParts
-from .provenance import describe_origin, open_trained_file
+from .provenance import describe_origin
+from .tokenizer_files import tokenizer_fingerprint
 from .upstream_rules import UpstreamTowers, require_folder_name
 
+__all__ = ["AdapterMerger", "merge_lora_weights"]
+
 logger = logging.getLogger(__name__)
-_DIGITS = 6
-_TINY = 1e-300
 _NOTED = ("kind", "rank", "alpha", "projector_sha256")  # of the adapter, in the manifest
 _MARKER = ".recap-merge"
-_QUANTIZATION_NOTE = (
-    "The adapter was trained on a quantised base and merged into the unquantised one: answers "
-    "differ from those seen in training by the quantisation error of the base. The parity gate "
-    "compares with the unquantised base and adapter."
-)
 
 
 def merge_lora_weights(
@@ -70,40 +61,46 @@ def merge_lora_weights(
     """
     started = time.time()
     out = Path(output_path)
-    _refuse_overwrite(out, [Path(adapter_dir), parts.language_model, parts.clip, parts.convnext])
+    refuse_inputs(out, [adapter_dir, parts.language_model, parts.clip, parts.convnext])
+    _refuse_foreign(out)
     checked = _require_sound(adapter_dir, parts)
     config = adapter_model_config(adapter_dir, parts)
     if towers is not None:
         require_folder_name(out, config.text_config.model_type)
-    dtype = files.torch_dtype(settings.dtype)
-    merger = AdapterMerger(adapter_dir, parts, dtype)
-    sources = merger.sources(tied=bool(config.text_config.tie_word_embeddings))
-    check_sources(parts.language_model, sources, expected_shapes(config))
-    partial = out.with_name(f".{out.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    tensors = write_checkpoint_files(
-        sources,
-        config,
-        parts.language_model,
-        partial,
-        dtype=settings.dtype,
-        max_shard_size=settings.max_shard_size,
-        towers=towers,
-    )
-    summary = merger.report(settings.dtype, checked["quantization"])
-    (partial / _MARKER).touch()
-    details = {"base": checked["base"], "tensors": tensors, "conversation": parts.conversation}
-    details["origin"] = describe_origin(adapter_dir)
-    details["adapter"] = {name: checked[name] for name in _NOTED}
-    _write_manifest(partial, out, adapter_dir, parts, settings, details, summary, started)
-    if out.exists():
-        shutil.rmtree(out)
-    partial.rename(out)
-    if report is not None:
-        write_json(report, summary)
+    merger = AdapterMerger(adapter_dir, parts, files.torch_dtype(settings.dtype))
+    merger.require_complete(config)
+    with replaced_folder(out) as partial:
+        tensors = write_checkpoint_files(
+            merger.sources(tied=bool(config.text_config.tie_word_embeddings)),
+            config,
+            parts.language_model,
+            partial,
+            dtype=settings.dtype,
+            max_shard_size=settings.max_shard_size,
+            towers=towers,
+        )
+        summary = merger.report(settings.dtype, checked["quantization"])
+        (partial / _MARKER).touch()
+        details = {
+            "base": checked["base"],
+            "tokenizer": tokenizer_fingerprint(partial),
+            "conversation": parts.conversation,
+            "tensors": tensors,
+            "origin": describe_origin(adapter_dir),
+            "adapter": {name: checked[name] for name in _NOTED},
+        }
+        _write_manifest(partial, out, adapter_dir, parts, settings, details, summary, started)
+        if report is not None:
+            write_json(_place_report(Path(report), out, partial), summary)
     _log_changes(summary)
     logger.info("merged %d modules into %s", len(summary["modules"]), out)
     return summary
+
+
+def _place_report(report: Path, out: Path, partial: Path) -> Path:
+    """Return where a report goes: one that is to lie in the folder moves with it."""
+    place, folder = report.resolve(), out.resolve()
+    return partial / place.relative_to(folder) if folder in place.parents else report
 
 
 def _log_changes(summary: Mapping[str, Any]) -> None:
@@ -111,111 +108,11 @@ def _log_changes(summary: Mapping[str, Any]) -> None:
     for entry in sorted(summary["modules"], key=lambda row: -row["relative_change"]):
         logger.info("%s changed by %.3g of its norm", entry["module"], entry["relative_change"])
     if summary["quantization"] is not None:
-        logger.warning("%s", _QUANTIZATION_NOTE)
+        logger.warning("%s", QUANTIZATION_NOTE)
 
 
-class AdapterMerger:
-    """Lazily merged tensors of a full checkpoint, and what merging changed."""
-
-    def __init__(self, adapter_dir: str | Path, parts: ModelParts, dtype: torch.dtype) -> None:
-        """Open base, adapter and projector.
-
-        Args:
-            adapter_dir: the adapter's folder.
-            parts: the base.
-            dtype: type each tensor is rounded to.
-        """
-        self.settings = read_adapter_settings(adapter_dir)
-        self.dtype = dtype
-        self.base = base_sources(parts)
-        self.adapter = open_trained_file(find_file(adapter_dir, "adapter_model"))
-        self.projector = read_projector(find_file(adapter_dir, "non_lora_trainables"))
-        self.changes: dict[str, dict[str, Any]] = {}
-
-    def update(self, name: str) -> Update | None:
-        """Return what the adapter does to a base weight, or None if it leaves it alone."""
-        return read_update(self.adapter, self.settings, name)
-
-    def sources(self, *, tied: bool) -> dict[str, files.TensorSource]:
-        """Return all tensors of the merged checkpoint in name order.
-
-        Args:
-            tied: whether the head is the embedding and must not be stored.
-        """
-        merged = {
-            name: files.TensorSource(source.shape, self.dtype, self._merging(name, source))
-            for name, source in self.base.items()
-            if not (tied and name == HEAD_NAME)
-        }
-        rounded = {f"model.{name}": value.to(self.dtype) for name, value in self.projector.items()}
-        return dict(sorted((merged | files.as_sources(rounded)).items()))
-
-    def _merging(self, name: str, source: files.TensorSource) -> Any:
-        def load() -> torch.Tensor:
-            base = source.load()
-            update = self.update(name)
-            if update is None:
-                return base.to(self.dtype)
-            result = merged_weight(base, update, self.dtype)
-            self._note_change(name, base, result)
-            return result
-
-        return load
-
-    def _note_change(self, name: str, base: torch.Tensor, result: torch.Tensor) -> None:
-        before, moved, largest = 0.0, 0.0, 0.0
-        for rows in row_blocks(base):
-            old = base[rows].double()
-            change = result[rows].double() - old
-            before += float(old.square().sum())
-            moved += float(change.square().sum())
-            largest = max(largest, float(change.abs().max()))
-        self.changes[name.removesuffix(".weight")] = {
-            "relative_change": _significant(math.sqrt(moved / max(before, _TINY))),
-            "max_abs_change": _significant(largest),
-        }
-
-    def report(self, dtype: str, quantization: Mapping[str, Any] | None = None) -> dict[str, Any]:
-        """Return kind, type and the change of each merged module, in name order.
-
-        Args:
-            dtype: of the merged weights.
-            quantization: how the base was quantised while the adapter was trained.
-        """
-        modules = [
-            {"module": name, "scale": module_settings(self.settings, name)[1]} | self.changes[name]
-            for name in sorted(self.changes)
-        ]
-        note = None if quantization is None else _QUANTIZATION_NOTE
-        return {
-            "kind": adapter_kind(self.settings),
-            "dtype": dtype,
-            "quantization": None if note is None else {"trained_on": quantization, "note": note},
-            "merged_modules": len(modules),
-            "unchanged_modules": sum(not entry["max_abs_change"] for entry in modules),
-            "modules": modules,
-        }
-
-
-def _significant(value: float) -> float:
-    """Round, so that the order of a sum over threads cannot show."""
-    return float(f"{value:.{_DIGITS}g}")
-
-
-def _refuse_overwrite(out: Path, inputs: list[Path]) -> None:
-    if out.is_symlink():
-        raise RecapError(f"{out} is a symbolic link; choose a folder of its own")
-    for folder in inputs:
-        ours, theirs = out.resolve(), folder.resolve()
-        if ours == theirs or ours in theirs.parents or theirs in ours.parents:
-            raise RecapError(
-                f"{out} is, holds or lies in the input {folder}; choose another folder"
-            )
-    if not out.exists():
-        return
-    if not out.is_dir():
-        raise RecapError(f"{out} is a file; choose another folder")
-    if any(out.iterdir()) and not _is_earlier_merge(out):
+def _refuse_foreign(out: Path) -> None:
+    if out.exists() and any(out.iterdir()) and not _is_earlier_merge(out):
         raise RecapError(
             f"{out} is not empty and was not written by this tool; choose another folder"
         )

@@ -37,14 +37,13 @@ import torch
 from ..errors import GateError
 from ..io import write_evidence
 from ..settings import MergeSettings
-from .adapter_config import read_quantization
+from .adapter_config import adapter_kind, read_quantization
 from .adapters import adapter_model_config
-from .check import adapter_kind
 from .checkpoint import describe_base, load_tokenizer
 from .configuration import MGMConfig, config_from_disk
 from .localize import first_divergence, first_overflow, record_outputs
 from .lora import merge_adapter
-from .merge import AdapterMerger
+from .merger import AdapterMerger
 from .modeling import MGMForCausalLM
 from .parity_models import Sides, release_memory
 from .parity_report import describe_report, find_wrong_settings, list_failures

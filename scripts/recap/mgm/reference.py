@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from .lora import Update
-from .merge import AdapterMerger
+from .merger import AdapterMerger
 from .names import HEAD_NAME
 from .tensors import TensorSource
 

@@ -7,8 +7,11 @@ from ..errors import RecapError
 from ..hashing import digest_json, sha256_file
 from ..io import read_json
 from .loading import quiet_transformers
-from .provenance import recorded_base
+from .provenance import read_details, recorded_base
 from .sentencepieces import require_same_pieces
+
+# of tokenizer_config.json, beside the special tokens: they change where text is cut
+_CUTTING_KEYS = ("added_tokens_decoder", "add_prefix_space", "legacy")
 
 
 def load_tokenizer(path: str | Path) -> Any:
@@ -32,10 +35,21 @@ def load_tokenizer(path: str | Path) -> Any:
 
 
 def tokenizer_fingerprint(folder: Path) -> str:
-    """Return one hash over the files that define a folder's tokenizer."""
-    names = ("tokenizer.json", "tokenizer.model")
+    """Return one hash over what defines a folder's tokenizer: its files and special tokens."""
+    names = ("tokenizer.json", "tokenizer.model", "added_tokens.json")
     found = {name: sha256_file(folder / name) for name in names if (folder / name).is_file()}
-    return digest_json(found)
+    special = {
+        key: value
+        for name in ("tokenizer_config.json", "special_tokens_map.json")
+        for key, value in _read_mapping(folder / name).items()
+        if key.endswith(("_token", "_tokens")) or key in _CUTTING_KEYS
+    }
+    return digest_json(found | ({"special": special} if special else {}))
+
+
+def _read_mapping(path: Path) -> dict[str, Any]:
+    values = read_json(path) if path.is_file() else {}
+    return values if isinstance(values, dict) else {}
 
 
 def count_entries(folder: Path, tokenizer: Any) -> int:
@@ -67,7 +81,8 @@ def require_own_tokenizer(path: str | Path, tokenizer: Any, vocabulary: int) -> 
             f"{path}: the tokenizer has {entries} entries, the embedding {vocabulary} "
             "rows; restore the tokenizer the model was trained with"
         )
-    recorded = (recorded_base(path) or {}).get("tokenizer")
+    # a checkpoint in upstream's form has the same tokenizer in other files than the base
+    recorded = read_details(path).get("tokenizer") or (recorded_base(path) or {}).get("tokenizer")
     found = tokenizer_fingerprint(Path(path))
     if recorded is not None and recorded != found:
         raise RecapError(

@@ -5,7 +5,6 @@ kept, so that converting back gives the same tensors.
 """
 
 import logging
-import shutil
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -23,6 +22,7 @@ from .checkpoint import (
 )
 from .checkpoint_files import open_checkpoint
 from .configuration import config_from_disk
+from .folders import refuse_inputs, replaced_folder
 from .provenance import (
     MANIFEST,
     TensorTable,
@@ -58,20 +58,12 @@ def convert_checkpoint(source: str | Path, out: str | Path, what: Conversion) ->
     root, target = Path(source), Path(out)
     _refuse_overwrite(root, target)
     kind = _kind(root)
-    partial = target.with_name(f".{target.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    try:
+    with replaced_folder(target) as partial:
         if kind == "checkpoint":
             tables = _convert_full(root, partial, target, what)
         else:
             tables = convert_trained(root, partial, kind, what)
         _write_manifest(root, partial, target, kind, what, tables, started)
-        if target.exists():
-            target.rmdir()
-        partial.rename(target)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     count = sum(len(table) for table in tables.values())
     logger.info("converted %s with %d tensors into %s", kind, count, target)
     return {"kind": kind, "tensors": count, "folder": str(target)}
@@ -80,10 +72,8 @@ def convert_checkpoint(source: str | Path, out: str | Path, what: Conversion) ->
 def _refuse_overwrite(root: Path, target: Path) -> None:
     if not root.is_dir():
         raise RecapError(f"{root} is not a folder; pass the folder of a checkpoint or adapter")
-    ours, theirs = target.resolve(), root.resolve()
-    if ours == theirs or ours in theirs.parents or theirs in ours.parents:
-        raise RecapError(f"{target} is, holds or lies in the input {root}; choose another folder")
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+    refuse_inputs(target, [root])
+    if target.exists() and any(target.iterdir()):
         raise RecapError(f"{target} exists and is not an empty folder; choose another one")
 
 
@@ -133,12 +123,18 @@ def _write_manifest(
     tables: Mapping[str, TensorTable],
     started: float,
 ) -> None:
-    base = dict(recorded_base(root) or {})
+    base, origin = dict(recorded_base(root) or {}), describe_origin(root)
+    details: dict[str, Any] = {
+        "kind": kind,
+        "base": base,
+        "origin": origin,
+        "tensors": dict(tables),
+    }
     if kind == "checkpoint":
         base.setdefault("tokenizer", tokenizer_fingerprint(root))
+        details["tokenizer"] = tokenizer_fingerprint(partial)
     inputs = {path.name: path for path in sorted(root.iterdir()) if _is_weights(path)}
     outputs = {path.name: path for path in sorted(partial.iterdir())}
-    origin = describe_origin(root)
     settings = {"dtype": what.dtype, "max_shard_size": what.max_shard_size}
     settings["format"] = "safetensors" if what.towers is None else "upstream"
     write_manifest(
@@ -150,7 +146,7 @@ def _write_manifest(
         counts={"tensors": sum(len(table) for table in tables.values())},
         started=started,
         seed=None if origin is None else origin["seed"],
-        details={"kind": kind, "base": base, "origin": origin, "tensors": dict(tables)},
+        details=details,
     )
     document = read_json(partial / MANIFEST)
     for name, entry in document["outputs"].items():

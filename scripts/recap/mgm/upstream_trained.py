@@ -13,7 +13,7 @@ from . import tensors as files
 from .adapter_config import read_adapter_settings
 from .adapters import find_file, projector_sources, write_tensor_file
 from .checkpoint import open_towers
-from .checkpoint_files import check_sources, load_finite
+from .checkpoint_files import cast_finite, check_sources, load_finite
 from .configuration import MGMConfig, config_from_disk, config_to_disk
 from .lora import expected_adapter_shapes
 from .names import expected_shapes, projector_names
@@ -63,13 +63,14 @@ class Conversion:
 def checked_sources(
     where: Path, sources: Mapping[str, files.TensorSource], dtype: str | None
 ) -> dict[str, files.TensorSource]:
-    """Return sources that refuse NaN when they are read, cast if ``dtype`` is given."""
+    """Return sources that refuse NaN and overflow when they are read, cast if asked to."""
     kind = None if dtype is None else files.torch_dtype(dtype)
 
     def reading(name: str, source: files.TensorSource) -> files.TensorSource:
         def load() -> torch.Tensor:
-            tensor = load_finite(where, name, source)
-            return tensor if kind is None else tensor.to(kind)
+            if kind is None:
+                return load_finite(where, name, source)
+            return cast_finite(where, name, source, kind)
 
         return files.TensorSource(source.shape, kind or source.dtype, load)
 

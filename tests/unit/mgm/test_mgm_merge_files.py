@@ -11,9 +11,12 @@ import pytest
 from mgm_adapters import KINDS, parts_flags, write_adapter
 
 from recap.errors import RecapError
+from recap.mgm.folders import replaced_folder
 from recap.mgm.merge import merge_lora_weights
 from recap.mgm.micro import write_micro_parts
 from recap.mgm.tensors import open_model_folder
+from recap.mgm.upstream_convert import convert_checkpoint
+from recap.mgm.upstream_trained import Conversion
 from recap.settings import MergeSettings
 
 SCRIPTS = Path(__file__).resolve().parents[3] / "scripts"
@@ -100,6 +103,103 @@ def test_an_interrupted_second_merge_keeps_the_first(mgm_parts, mgm_adapter, tmp
     with pytest.raises(KeyboardInterrupt):
         merge_lora_weights(mgm_adapter, mgm_parts, out, SETTINGS)
     assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+
+
+def listed(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_a_failed_merge_leaves_nothing(mgm_parts, mgm_adapter, tmp_path, monkeypatch):
+    monkeypatch.setattr("recap.mgm.merge.write_manifest", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        merge_lora_weights(mgm_adapter, mgm_parts, tmp_path / "merged", SETTINGS)
+    assert listed(tmp_path) == []
+
+
+def test_a_report_that_cannot_be_written_keeps_the_first_merge(mgm_parts, mgm_adapter, tmp_path):
+    out = tmp_path / "merged"
+    merge_lora_weights(mgm_adapter, mgm_parts, out, SETTINGS)
+    (out / "mine.txt").write_text("of the first merge")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError, match="file"):
+        merge_lora_weights(
+            mgm_adapter, mgm_parts, out, SETTINGS, report=tmp_path / "file" / "report.json"
+        )
+    assert (out / "mine.txt").is_file()
+    assert listed(tmp_path) == ["file", "merged"]
+
+
+def test_a_report_may_lie_in_the_merge(mgm_parts, mgm_adapter, tmp_path):
+    out = tmp_path / "merged"
+    for _ in range(2):
+        report = merge_lora_weights(
+            mgm_adapter, mgm_parts, out, SETTINGS, report=out / "reports" / "merge.json"
+        )
+        assert json.loads((out / "reports" / "merge.json").read_text()) == report
+    assert listed(tmp_path) == ["merged"]
+
+
+def fill(folder, text):
+    folder.mkdir(exist_ok=True)
+    (folder / "a.txt").write_text(text)
+
+
+def replace_with(place, text):
+    with replaced_folder(place) as partial:
+        fill(partial, text)
+
+
+def test_a_folder_is_replaced_as_a_whole(tmp_path):
+    place = tmp_path / "place"
+    for text in ("one", "two"):
+        replace_with(place, text)
+        assert (place / "a.txt").read_text() == text
+        assert listed(tmp_path) == ["place"]
+
+
+def test_a_folder_that_cannot_be_replaced_is_put_back(tmp_path, monkeypatch):
+    place, rename = tmp_path / "place", Path.rename
+    replace_with(place, "one")
+
+    def failing(self, target):
+        if self.name.endswith(".partial"):
+            raise OSError("no")
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", failing)
+    with pytest.raises(OSError, match="no"):
+        replace_with(place, "two")
+    assert (place / "a.txt").read_text() == "one"
+    assert listed(tmp_path) == ["place"]
+
+
+def test_the_old_folder_is_found_again_after_a_kill(tmp_path):
+    """Killed between the two renames: the new folder is lost, not the old one."""
+    place = tmp_path / "place"
+    fill(tmp_path / ".place.replaced", "one")
+    fill(tmp_path / ".place.partial", "half of two")
+    with pytest.raises(KeyboardInterrupt), replaced_folder(place) as partial:
+        assert listed(partial) == []
+        interrupt()
+    assert (place / "a.txt").read_text() == "one"
+    assert listed(tmp_path) == ["place"]
+    fill(tmp_path / ".place.replaced", "zero")  # killed before it was deleted
+    replace_with(place, "two")
+    assert (place / "a.txt").read_text() == "two"
+    assert listed(tmp_path) == ["place"]
+
+
+@pytest.mark.parametrize("name", [".", "..", "../here"])
+def test_the_current_folder_is_not_replaced(mgm_parts, mgm_adapter, tmp_path, monkeypatch, name):
+    here = tmp_path / "here"
+    here.mkdir()
+    monkeypatch.chdir(here)
+    with pytest.raises(RecapError, match=r"holds the current folder.*start from another one"):
+        merge_lora_weights(mgm_adapter, mgm_parts, name, SETTINGS)
+    with pytest.raises(RecapError, match="holds the current folder"):
+        convert_checkpoint(mgm_adapter, name, Conversion())
+    merge_lora_weights(mgm_adapter, mgm_parts, "merged", SETTINGS)
+    assert listed(here) == ["merged"]
 
 
 def test_links_are_not_followed_into_other_folders(mgm_parts, mgm_adapter, tmp_path):
