@@ -178,13 +178,13 @@ def write_checkpoint_files(
     Returns:
         Type, shape and hash of each tensor, by file.
     """
-    shards = 1 if towers is None else MIN_SHARDS
-    table = files.write_sharded(sources, out, max_shard_size, min_shards=shards)
+    # first: what cannot be written is refused before any weight is computed
     if towers is None:
         write_side_files(config, tokenizer_dir, out, dtype)
     else:
         write_upstream_side_files(config, tokenizer_dir, out, dtype, towers)
-    return by_file(table)
+    shards = 1 if towers is None else MIN_SHARDS
+    return by_file(files.write_sharded(sources, out, max_shard_size, min_shards=shards))
 
 
 def write_side_files(config: Any, tokenizer_dir: Path, out: Path, dtype: str) -> None:

@@ -13,6 +13,7 @@ from .processing import ImagePreprocessor
 from .provenance import SECTION_FILE
 from .upstream_config import upstream_config
 from .upstream_rules import UpstreamTowers
+from .upstream_tokenizer import older_tokenizer, require_same_ids
 
 # upstream re-reads the mining weights through the index, so a single file will not do
 MIN_SHARDS = 2
@@ -54,10 +55,10 @@ def write_upstream_side_files(
 
 
 def write_upstream_tokenizer(source: Path, out: Path) -> None:
-    """Copy a tokenizer; its configuration in the form that transformers 4.38 reads.
+    """Copy a tokenizer; its JSON files in the form that transformers 4.38 reads.
 
     Raises:
-        RecapError: if there is none.
+        RecapError: if there is none, or it has no such form.
     """
     names = [name for name in _TOKENIZER_FILES if (source / name).is_file()]
     if not {"tokenizer.json", "tokenizer.model"} & set(names):
@@ -65,9 +66,19 @@ def write_upstream_tokenizer(source: Path, out: Path) -> None:
     for name in names:
         with atomic_path(out / name) as temporary:
             shutil.copyfile(source / name, temporary)
+    if "tokenizer.json" in names:
+        _rewrite_tokenizer(source / "tokenizer.json", out / "tokenizer.json")
     path = source / "tokenizer_config.json"
     values = dict(read_json(path)) if path.is_file() else {}
     write_json(out / "tokenizer_config.json", older_tokenizer_config(values))
+
+
+def _rewrite_tokenizer(source: Path, out: Path) -> None:
+    document = read_json(source)
+    older = older_tokenizer(document, source)
+    if older != document:
+        require_same_ids(document, older, source)
+        write_json(out, older)
 
 
 def older_tokenizer_config(values: dict[str, Any]) -> dict[str, Any]:
