@@ -70,7 +70,7 @@ TEMPLATES: dict[str, Template] = {
         answer="{text}<end_of_turn>\n",
         separator="<eos>",
         stop=("<eos>", "<end_of_turn>"),
-        reserved=("<start_of_turn>", "<end_of_turn>", "<eos>"),
+        reserved=("<start_of_turn>", "<end_of_turn>", "<bos>", "<eos>", "<pad>"),
     ),
     "vicuna_v1": Template(
         turn="USER: {text} ",

@@ -216,3 +216,55 @@ def spliced(rows, labels, table, features, scale, max_length, side):
         for array, value in zip(out, (vectors, 1, np.arange(n), kept), strict=True):
             array[index, where] = value
     return out
+
+
+def gelu_tanh(x):
+    """The tanh form of GELU, which Gemma was trained with."""
+    return 0.5 * x * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3)))
+
+
+def gemma_norm(x, norm, eps):
+    """RMSNorm by (1 + weight): weights are stored around zero."""
+    return x / np.sqrt((x**2).mean(-1, keepdims=True) + eps) * (1 + double(norm.weight))
+
+
+def rotated(x, positions, theta):
+    """Half-split rotation of heads (heads, L, d): the first half pairs with the second."""
+    half = x.shape[-1] // 2
+    angles = positions[:, None] * theta ** (-np.arange(half) / half)
+    first, second = x[..., :half], x[..., half:]
+    return np.concatenate(
+        [
+            first * np.cos(angles) - second * np.sin(angles),
+            second * np.cos(angles) + first * np.sin(angles),
+        ],
+        axis=-1,
+    )
+
+
+def gemma_logits(model, embeddings, activation=gelu_tanh):
+    """Logits (L, vocabulary) of one sequence of scaled embeddings (L, hidden)."""
+    config, inner, x = model.config, model.model, embeddings
+    length, heads, width = len(x), config.num_attention_heads, config.head_dim
+    shared = heads // config.num_key_value_heads
+    theta, eps = config.rope_parameters["rope_theta"], config.rms_norm_eps
+    future = np.triu(np.full((length, length), -np.inf), 1)
+    for layer in inner.layers:
+        h = gemma_norm(x, layer.input_layernorm, eps)
+        attention = layer.self_attn
+
+        def split(linear, h=h):
+            return (h @ double(linear.weight).T).reshape(length, -1, width).transpose(1, 0, 2)
+
+        q = rotated(split(attention.q_proj), np.arange(length), theta)
+        k = rotated(split(attention.k_proj), np.arange(length), theta).repeat(shared, axis=0)
+        v = split(attention.v_proj).repeat(shared, axis=0)
+        weights = softmax(q @ k.transpose(0, 2, 1) / np.sqrt(width) + future)
+        mixed = (weights @ v).transpose(1, 0, 2).reshape(length, -1)
+        x = x + mixed @ double(attention.o_proj.weight).T
+        h = gemma_norm(x, layer.post_attention_layernorm, eps)
+        gate, up, down = (
+            double(getattr(layer.mlp, f"{n}_proj").weight) for n in ("gate", "up", "down")
+        )
+        x = x + (activation(h @ gate.T) * (h @ up.T)) @ down.T
+    return gemma_norm(x, inner.norm, eps) @ double(inner.embed_tokens.weight).T
