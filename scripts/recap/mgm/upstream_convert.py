@@ -22,6 +22,7 @@ from .checkpoint import (
 )
 from .checkpoint_files import open_checkpoint
 from .configuration import config_from_disk
+from .families import LANGUAGES
 from .folders import refuse_inputs, replaced_folder
 from .provenance import (
     MANIFEST,
@@ -30,7 +31,7 @@ from .provenance import (
     recorded_base,
     verify_checkpoint,
 )
-from .upstream_rules import require_folder_name
+from .upstream_rules import find_name_problem, require_folder_name
 from .upstream_trained import Conversion, checked_sources, convert_trained
 
 logger = logging.getLogger(__name__)
@@ -62,6 +63,7 @@ def convert_checkpoint(source: str | Path, out: str | Path, what: Conversion) ->
         if kind == "checkpoint":
             tables = _convert_full(root, partial, target, what)
         else:
+            _warn_of_name(root, target, what)
             tables = convert_trained(root, partial, kind, what)
         _write_manifest(root, partial, target, kind, what, tables, started)
     count = sum(len(table) for table in tables.values())
@@ -108,6 +110,20 @@ def _convert_full(
         max_shard_size=what.max_shard_size,
         towers=what.towers,
     )
+
+
+def _warn_of_name(root: Path, target: Path, what: Conversion) -> None:
+    """Say where upstream would not find the class that goes with trained files.
+
+    It chooses by this folder's name with ``--model-base`` too. Not refused: the
+    files may be moved, or go into training, where names do not matter.
+    """
+    path = root / "config.json"
+    stored = read_json(path) if path.is_file() else {}
+    language = LANGUAGES.get(str(stored.get("model_type")))
+    problem = None if language is None else find_name_problem(target, language)
+    if what.towers is not None and problem is not None:
+        logger.warning("%s", problem)
 
 
 def _language_dtype(sources: Mapping[str, files.TensorSource]) -> str:

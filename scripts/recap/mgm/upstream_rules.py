@@ -119,8 +119,15 @@ def require_folder_name(folder: str | Path, language: str) -> None:
     Raises:
         RecapError: with the rule and a name that satisfies it.
     """
+    problem = find_name_problem(folder, language)
+    if problem is not None:
+        raise RecapError(problem)
+
+
+def find_name_problem(folder: str | Path, language: str) -> str | None:
+    """Return why upstream would not load a folder by its name, with a better one, or None."""
     if language not in SIZE_WORDS:
-        raise RecapError(
+        return (
             f"upstream has no class for the language model {language!r}; it knows "
             f"{', '.join(sorted(SIZE_WORDS))}"
         )
@@ -129,12 +136,12 @@ def require_folder_name(folder: str | Path, language: str) -> None:
     foreign = [word for word in _ROUTING_WORDS if word in lower and word not in words]
     fits = "mgm" in lower and any(word in lower for word in words)
     if fits and not foreign and not lower.startswith("checkpoint-"):
-        return
+        return None
     rest = lower.removeprefix("checkpoint-")
     for word in ("mgm", *foreign):
         rest = rest.replace(word, "")
     suggestion = "-".join(part for part in ("mgm", words[0], rest.strip("-_.")) if part)
-    raise RecapError(
+    return (
         f"the folder name {name!r} does not work with upstream, which chooses the class by it: it "
         f"must contain 'mgm' and {' or '.join(words)}, not start with 'checkpoint-'"
         + (f" and not contain {' or '.join(foreign)}" if foreign else "")

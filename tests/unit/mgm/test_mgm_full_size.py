@@ -133,6 +133,20 @@ def test_every_name_and_shape_is_upstream_s(shapes):
     assert shapes == wanted
 
 
+def test_stage_1_s_big_file_has_747_tensors(shapes):
+    """What upstream writes: every name that holds one of its words, towers included."""
+    from recap.mgm.names import is_tower_name, projector_names, projector_suffix
+
+    words = ("mm_projector", "vision_resampler", "vlm_uni", "vision_tower", "vision_fpn",
+             "vision_stages")  # fmt: skip
+    big = {name for name in shapes if any(word in name for word in words)}
+    assert len(big) == 747
+    towers = {name for name in big if is_tower_name(name)}
+    bare = {projector_suffix(name) for name in big - towers}
+    assert (len(towers), bare) == (391 + 340, set(projector_names()))
+    assert 2 * elements({name: shapes[name] for name in big}) == pytest.approx(1.03e9, rel=0.01)
+
+
 def test_adapter_of_rank_16(shapes):
     from recap.mgm.lora import expected_adapter_shapes
     from recap.settings import LoraSettings

@@ -253,9 +253,10 @@ def test_a_quantised_base_is_refused(base, adapter, tmp_path, capsys):
 def test_help_has_an_example_and_the_exit_codes(capsys):
     import check_lora_model
     import check_parity
+    import convert_checkpoint
     import merge_lora_weights
 
-    for script in (check_lora_model, merge_lora_weights, check_parity):
+    for script in (check_lora_model, merge_lora_weights, check_parity, convert_checkpoint):
         with pytest.raises(SystemExit) as stopped:
             script.parser().parse_args(["--help"])
         text = capsys.readouterr().out

@@ -172,6 +172,19 @@ def test_other_folder_names_are_refused_with_a_better_one(tmp_path, name, langua
     require_folder_name(tmp_path / better, language)
 
 
+@pytest.mark.parametrize(("name", "said"), [("mgm-2b-lora", False), ("lora", True)])
+def test_names_of_trained_files_are_told_but_not_refused(mgm_adapter, tmp_path, caplog, name, said):
+    """With ``--model-base`` too, upstream chooses the class by the name of this folder."""
+    what = Conversion(towers=UpstreamTowers(CLIP, AUX))
+    with caplog.at_level(logging.WARNING):
+        convert_checkpoint(mgm_adapter, tmp_path / name, what)
+    assert ("for instance mgm-2b-lora" in caplog.text) is said
+    caplog.clear()
+    with caplog.at_level(logging.WARNING):
+        convert_checkpoint(mgm_adapter, tmp_path / "ours", Conversion())
+    assert "for instance" not in caplog.text
+
+
 def test_language_models_that_upstream_has_no_class_for_are_refused(tmp_path):
     with pytest.raises(RecapError, match="no class for the language model 'qwen2'"):
         require_folder_name(tmp_path / "mgm-7b", "qwen2")
