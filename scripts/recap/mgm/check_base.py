@@ -11,7 +11,7 @@ from .configuration import MGMConfig
 from .findings import Findings
 from .names import HEAD_NAME, projector_suffix
 from .parts import ModelParts
-from .tensors import TensorSource
+from .tensors import TensorSource, is_finite
 from .tokenizer_files import count_entries, load_tokenizer
 
 
@@ -24,7 +24,7 @@ class ValueCheck:
 
     def __call__(self, part: str, name: str, tensor: torch.Tensor) -> None:
         """Add a failure if a tensor holds NaN or infinite values."""
-        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+        if not is_finite(tensor):
             fix = f"fetch or build {getattr(self._parts, part)} again"
             self._findings.fail(f"{part} tensor {name}", "holds NaN or infinite values", fix)
 

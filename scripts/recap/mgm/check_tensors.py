@@ -12,7 +12,7 @@ from .adapters import find_file, read_projector
 from .findings import Findings
 from .lora import expected_adapter_shapes
 from .names import projector_names
-from .tensors import TensorSource
+from .tensors import TensorSource, is_finite
 
 SAVE_AGAIN = "save the adapter again from its run, or train again"
 SAME_RUN = "take this file and adapter_config.json from the same run"
@@ -51,7 +51,7 @@ def check_adapter_tensors(
     for name in sorted(set(wanted) & set(adapter)):
         tensor = adapter[name].load()
         _check_shape(findings, name, adapter[name], wanted[name])
-        if not torch.isfinite(tensor).all():
+        if not is_finite(tensor):
             findings.fail(name, "holds NaN or infinite values", SAVE_AGAIN)
         if name.endswith("lora_B.weight") and tensor.numel():
             moved.append(bool(tensor.any()))
@@ -104,7 +104,7 @@ def check_projector(
             problem = f"has shape {tuple(tensors[name].shape)}, these parts ask for {wanted}"
             fix = "pass the parts it was trained on" if tensors[name].numel() else GATHER
             findings.fail(label, problem, fix)
-        elif not torch.isfinite(tensors[name]).all():
+        elif not is_finite(tensors[name]):
             findings.fail(label, "holds NaN or infinite values", SAVE_AGAIN)
     for name in sorted(set(tensors) - set(projector_names())):
         findings.fail(f"projector tensor {name}", "is unknown", "pass a projector of MGM")

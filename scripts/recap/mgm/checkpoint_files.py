@@ -83,7 +83,7 @@ def load_finite(where: str | Path, name: str, source: files.TensorSource) -> tor
         RecapError: if it holds NaN or infinite values.
     """
     tensor = source.load()
-    if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+    if not files.is_finite(tensor):
         raise RecapError(
             f"{where}: {name} holds NaN or infinite values; the file is damaged or training "
             "diverged: copy it again, or take an earlier checkpoint"
@@ -99,7 +99,7 @@ def require_range(
     Raises:
         RecapError: if it no longer is.
     """
-    if rounded.is_floating_point() and not torch.isfinite(rounded).all():
+    if not files.is_finite(rounded):
         raise RecapError(
             f"{where}: {name} has values beyond {torch.finfo(dtype).max:g}, the largest that "
             f"{files.dtype_name(dtype)} holds; use bfloat16, which reaches as far as float32"

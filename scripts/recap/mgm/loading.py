@@ -20,6 +20,7 @@ from .names import (
     projector_names,
     projector_suffix,
 )
+from .tensors import is_finite
 
 
 @contextmanager
@@ -106,7 +107,7 @@ def fill_projector(
                 f"projector tensor {name} has shape {tuple(given.shape)}, this model needs "
                 f"{tuple(current.shape)}: it comes from a model of another size"
             )
-        if not torch.isfinite(given).all():
+        if not is_finite(given):
             raise RecapError(f"projector tensor {name} holds NaN or infinite values")
         fresh = torch.nn.Parameter(
             given.detach().clone().to(current.device), requires_grad=current.requires_grad

@@ -13,6 +13,7 @@ from ..errors import RecapError
 from ..settings import LoraSettings
 from .modeling import MGMForCausalLM
 from .names import ADAPTER_PREFIX
+from .tensors import is_finite
 
 TARGET_MODULES = (
     "q_proj",
@@ -202,7 +203,7 @@ def fill_adapter(model: MGMForCausalLM, tensors: Mapping[str, torch.Tensor]) -> 
             raise RecapError(
                 f"{name} has shape {tuple(given.shape)}, this base needs {tuple(parameter.shape)}"
             )
-        if not torch.isfinite(given).all():
+        if not is_finite(given):
             raise RecapError(f"{name} holds NaN or infinite values")
         parameter.data = given.detach().clone().to(parameter.device)
 

@@ -56,6 +56,14 @@ def dtype_name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
+def is_finite(tensor: torch.Tensor) -> bool:
+    """Say whether a tensor is free of NaN and infinite values; makes no copy."""
+    if not tensor.is_floating_point() or not tensor.numel():
+        return True
+    # both propagate NaN
+    return all(bool(torch.isfinite(bound)) for bound in torch.aminmax(tensor))
+
+
 def write_safetensors(path: str | Path, tensors: Mapping[str, torch.Tensor]) -> None:
     """Write tensors in name order, atomically; equal tensors give equal bytes."""
     ready: dict[str, torch.Tensor] = {}
