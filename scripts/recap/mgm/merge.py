@@ -81,20 +81,26 @@ def merge_lora_weights(
         )
         summary = merger.report(settings.dtype, checked["quantization"])
         (partial / _MARKER).touch()
-        details = {
-            "base": checked["base"],
-            "tokenizer": tokenizer_fingerprint(partial),
-            "conversation": parts.conversation,
-            "tensors": tensors,
-            "origin": describe_origin(adapter_dir),
-            "adapter": {name: checked[name] for name in _NOTED},
-        }
+        details = _describe(adapter_dir, parts, checked, partial) | {"tensors": tensors}
         _write_manifest(partial, out, adapter_dir, parts, settings, details, summary, started)
         if report is not None:
             write_json(_place_report(Path(report), out, partial), summary)
     _log_changes(summary)
     logger.info("merged %d modules into %s", len(summary["modules"]), out)
     return summary
+
+
+def _describe(
+    adapter_dir: str | Path, parts: ModelParts, checked: Mapping[str, Any], partial: Path
+) -> dict[str, Any]:
+    """Return what a merge's manifest says of its origin."""
+    return {
+        "base": checked["base"],
+        "tokenizer": tokenizer_fingerprint(partial),
+        "conversation": parts.conversation,
+        "origin": describe_origin(adapter_dir),
+        "adapter": {name: checked[name] for name in _NOTED},
+    }
 
 
 def _place_report(report: Path, out: Path, partial: Path) -> Path:
