@@ -1,6 +1,7 @@
 # Two commands: `make demo` and `make test`. Both do all of their own set-up.
 PYTHON ?= python3
 BIN := .venv/bin
+EXPERIMENT ?= demo
 CORPUS ?=
 ORIGINAL ?=
 RESULTS ?=
@@ -14,8 +15,8 @@ help: ## show this help
 setup: ## create the pinned virtual environment (done by the other targets)
 	@PYTHON=$(PYTHON) sh envs/setup.sh
 
-demo: setup ## run the demo experiment; CORPUS=raw.jsonl [ORIGINAL=llava.json] for data of your own
-	@$(BIN)/python scripts/run_demo.py --corpus "$(CORPUS)" --original "$(ORIGINAL)"
+demo: setup ## run the demo, or EXPERIMENT=demo_clean; CORPUS=raw.jsonl [ORIGINAL=llava.json] for data of your own
+	@$(BIN)/python scripts/run_demo.py --experiment $(EXPERIMENT) --corpus "$(CORPUS)" --original "$(ORIGINAL)"
 
 demo-full: setup ## run the demo with every shipped arm and every control
 	@$(BIN)/python scripts/run_demo.py --experiment demo_full

@@ -1,6 +1,5 @@
-MICRO = [name for name, row in EXPERIMENT.models.items() if row.source == "micro"]
 REMOTE = [name for name, row in EXPERIMENT.models.items() if row.source == "modelscope"]
-LOCAL = [name for name, row in EXPERIMENT.models.items() if row.source == "local"]
+LOCAL = [name for name in EXPERIMENT.models if name not in REMOTE]
 
 
 rule build_demo_world:
@@ -35,34 +34,6 @@ rule build_demo_world:
     shell:
         """
         python scripts/build_demo_world.py \
-            --out {params.folder:q} \
-            --settings {params.settings:q} \
-            2>{log:q}
-        """
-
-
-rule build_micro_model:
-    """Build a micro model of a real one's architecture and file layout."""
-    output:
-        manifest="resources/models/{model}/manifest.json",
-    log:
-        "logs/build_micro_model/{model}.log",
-    wildcard_constraints:
-        model="|".join(MICRO) or NO_RECIPE,
-    conda:
-        "../envs/vlm.yaml"
-    threads: 1
-    resources:
-        mem_mb=megabytes(COMPUTE.model_mem_mb),
-        runtime=minutes(COMPUTE.runtime_minutes),
-    params:
-        folder=subpath(output.manifest, parent=True),
-        settings=as_json(SETTINGS.micro_models),
-        stage_version=STAGE_VERSIONS["models"],
-    shell:
-        """
-        python scripts/build_micro_models.py \
-            --model {wildcards.model:q} \
             --out {params.folder:q} \
             --settings {params.settings:q} \
             2>{log:q}

@@ -18,6 +18,18 @@ logger = logging.getLogger(__name__)
 MANIFEST = "manifest.json"
 
 
+def model_files(folder: str | Path) -> list[Path]:
+    """Return the files a model consists of, sorted: no hidden file, manifest or ``.md`` page."""
+    return sorted(
+        path
+        for path in Path(folder).rglob("*")
+        if path.is_file()
+        and path.name != MANIFEST
+        and path.suffix != ".md"
+        and not path.name.startswith(".")
+    )
+
+
 def fetch_model(model_id: str, revision: str, out: str | Path) -> None:
     """Fetch a snapshot with ``modelscope`` and write the manifest last.
 
@@ -67,11 +79,7 @@ def describe_model(folder: str | Path, manifest: str | Path, details: Mapping[st
     """
     started = time.time()
     root = Path(folder)
-    files = {
-        str(path.relative_to(root)): path
-        for path in sorted(root.rglob("*"))
-        if path.is_file() and path.name != MANIFEST and not path.name.startswith(".")
-    }
+    files = {str(path.relative_to(root)): path for path in model_files(root)}
     if not any(name.endswith(("config.json",)) for name in files):
         raise RecapError(f"{root} holds no config.json; is it a model folder?")
     if not any(name.endswith((".safetensors", ".bin")) for name in files):

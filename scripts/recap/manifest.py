@@ -35,11 +35,13 @@ def _git(root: Path, *arguments: str) -> str:
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
 
 
-def describe_files(files: Mapping[str, str | Path]) -> dict[str, dict[str, Any]]:
-    """Return path, size in bytes and SHA-256 of each named file."""
+def describe_files(
+    files: Mapping[str, str | Path], root: str | Path | None = None
+) -> dict[str, dict[str, Any]]:
+    """Return path (relative to ``root`` if given), bytes and SHA-256 of each named file."""
     return {
         name: {
-            "path": str(path),
+            "path": str(Path(path).relative_to(root) if root else path),
             "bytes": Path(path).stat().st_size,
             "sha256": sha256_file(path),
         }
@@ -58,6 +60,7 @@ def write_manifest(
     started: float,
     seed: int | None = None,
     details: Mapping[str, Any] | None = None,
+    root: str | Path | None = None,
 ) -> None:
     """Write a manifest.
 
@@ -72,6 +75,8 @@ def write_manifest(
         started: ``time.time()`` when the work began.
         seed: the random seed, where one was used.
         details: further facts, for instance model fingerprints.
+        root: folder that the outputs' paths are written relative to, for a result
+            that is moved as a whole; by default paths are as given.
     """
     document = {
         "stage": stage,
@@ -80,7 +85,7 @@ def write_manifest(
         "settings": dict(settings),
         "counts": dict(counts),
         "inputs": describe_files(inputs),
-        "outputs": describe_files(outputs),
+        "outputs": describe_files(outputs, root),
         "details": dict(details or {}),
         "volatile": {
             **code_state(),

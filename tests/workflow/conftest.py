@@ -1,4 +1,4 @@
-"""One whole demo run, shared by the tests that look at it or plan changes to it."""
+"""One whole run of the smoke experiment, shared by the tests that look at it or plan changes."""
 
 import os
 import re
@@ -12,6 +12,10 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
+EXPERIMENT = "smoke"
+RESULTS = f"results/{EXPERIMENT}"
+WORLD = f"resources/worlds/{EXPERIMENT}"
+CONFIG = f"config/experiments/{EXPERIMENT}.yaml"
 
 
 class Project:
@@ -19,8 +23,8 @@ class Project:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.demo_output = ""
-        self.demo_log = ""
+        self.output = ""
+        self.log = ""
 
     def run(self, *command: str, check: bool = True) -> subprocess.CompletedProcess[str]:
         environment = dict(os.environ)
@@ -32,9 +36,18 @@ class Project:
             assert result.returncode == 0, f"{command}\n{result.stdout}\n{result.stderr}"
         return result
 
-    def plan(self, *arguments: str) -> dict[str, list[str]]:
+    def snakemake(
+        self, *arguments: str, config: tuple[str, ...] = (), check: bool = True
+    ) -> subprocess.CompletedProcess[str]:
+        """Run Snakemake on the smoke experiment, or on the one that ``config`` names."""
+        settings = ("--config", f"experiment={EXPERIMENT}", *config)
+        return self.run(
+            "snakemake", "--profile", "profiles/default", *settings, *arguments, check=check
+        )
+
+    def plan(self, *config: str) -> dict[str, list[str]]:
         """Return the jobs of a dry run: rule name to the wildcards of each job."""
-        result = self.run("snakemake", "--profile", "profiles/default", "--dry-run", *arguments)
+        result = self.snakemake("--dry-run", config=config)
         jobs = defaultdict(list)
         blocks = re.split(r"^(?=(?:local)?rule \w+:$)", result.stdout, flags=re.MULTILINE)
         for block in blocks[1:]:
@@ -58,6 +71,15 @@ class Project:
             path.write_text(before, encoding="utf-8")
             os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
 
+    @contextmanager
+    def raised(self, stage: str):
+        """Raise a stage's number for the length of a test."""
+        name = "scripts/recap/versions.py"
+        text = (self.path / name).read_text(encoding="utf-8")
+        number = int(re.search(rf'"{stage}": (\d+)', text).group(1))
+        with self.edited(name, f'"{stage}": {number}', f'"{stage}": {number + 1}'):
+            yield
+
 
 def copy_repository(target: Path) -> Project:
     """Copy what git would: tracked files, and new ones that are not ignored."""
@@ -76,10 +98,10 @@ def copy_repository(target: Path) -> Project:
 
 
 @pytest.fixture(scope="session")
-def demo(tmp_path_factory) -> Project:
-    """A fresh copy in which the whole demo has run."""
+def smoke(tmp_path_factory) -> Project:
+    """A fresh copy in which the whole smoke experiment has run."""
     project = copy_repository(tmp_path_factory.mktemp("demo"))
-    result = project.run(sys.executable, "scripts/run_demo.py")
-    project.demo_output = result.stdout
-    project.demo_log = result.stdout + result.stderr
+    result = project.run(sys.executable, "scripts/run_demo.py", "--experiment", EXPERIMENT)
+    project.output = result.stdout
+    project.log = result.stdout + result.stderr
     return project

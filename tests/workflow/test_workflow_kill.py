@@ -14,13 +14,13 @@ import pytest
 
 from recap.hashing import sha256_file
 
-from .conftest import copy_repository
+from .conftest import EXPERIMENT, copy_repository
 
 pytestmark = [pytest.mark.workflow, pytest.mark.slow]
 
 STAGES = (
     "build_demo_world",
-    "build_micro_model",
+    "register_local_model",
     "validate_corpus",
     "split_shard",
     "measure_shard",
@@ -50,7 +50,7 @@ VOLATILE = re.compile(r"/(perf|state|caption_store)/|report\.html$|/report/.*\.m
 def start(project):
     log = (project.path / "kill.log").open("ab")
     return subprocess.Popen(
-        [sys.executable, "scripts/run_demo.py"],
+        [sys.executable, "scripts/run_demo.py", "--experiment", EXPERIMENT],
         cwd=project.path,
         stdout=log,
         stderr=log,
@@ -62,7 +62,7 @@ def wait_for_job(project, rule, process):
     """Wait until a job of the rule has started; return whether one did."""
     while process.poll() is None:
         if any((project.path / "logs").rglob(f"{rule}/**/*.log")) or any(
-            (project.path / "logs" / "demo").glob(f"{rule}.log")
+            (project.path / "logs" / EXPERIMENT).glob(f"{rule}.log")
         ):
             return True
         time.sleep(0.05)
@@ -85,7 +85,7 @@ def digests(root: Path) -> dict[str, str]:
     return found
 
 
-def test_killed_in_every_stage_the_result_is_the_same(demo, tmp_path):
+def test_killed_in_every_stage_the_result_is_the_same(smoke, tmp_path):
     project = copy_repository(tmp_path)
     (project.path / "kill.log").touch()
     for delay, rule in enumerate(STAGES):
@@ -99,11 +99,11 @@ def test_killed_in_every_stage_the_result_is_the_same(demo, tmp_path):
 
     log = (project.path / "kill.log").read_text(encoding="utf-8")
     finished = Counter(re.findall(r"Finished jobid: \d+ \(Rule: (\w+)\)", log))
-    once = Counter(re.findall(r"Finished jobid: \d+ \(Rule: (\w+)\)", demo.demo_log))
+    once = Counter(re.findall(r"Finished jobid: \d+ \(Rule: (\w+)\)", smoke.log))
     finished.pop("all", None)
     once.pop("all", None)
     assert finished == once, "a finished job ran again, or one was lost"
-    disturbed, undisturbed = digests(project.path), digests(demo.path)
+    disturbed, undisturbed = digests(project.path), digests(smoke.path)
     assert set(disturbed) == set(undisturbed)
     different = [name for name in undisturbed if disturbed[name] != undisturbed[name]]
     assert different == []

@@ -110,7 +110,7 @@ def _check_models(experiment: "Experiment") -> None:
         # A whole CLIP model scores similarities and lends MGM its tower.
         if role and row.role not in {role, "clip" if role == "similarity" else role}:
             fail(key, f"model `{model}` has role `{row.role}`, not `{role}`")
-        if row.source == "local" and not Path(row.location).is_dir():
+        if row.source != "modelscope" and not Path(row.location).is_dir():
             fail(key, f"model `{model}`: folder {row.location} does not exist")
 
 

@@ -49,7 +49,7 @@ class Experiment:
     def model_dir(self, model: str) -> str:
         """Return the folder of a model's files."""
         row = self.models[model]
-        return row.location if row.source == "local" else f"resources/models/{model}"
+        return f"resources/models/{model}" if row.source == "modelscope" else row.location
 
     def recipe_path(self, recipe: str) -> str:
         """Return the file of a recipe."""

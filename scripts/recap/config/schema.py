@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from ..demo.settings import MicroSettings, WorldSettings
+from ..demo.settings import WorldSettings
 from ..settings import (
     CaptionSettings,
     CompareSettings,
@@ -73,7 +73,7 @@ class InstructionsRow(Settings):
 
 
 class ModelRow(Settings):
-    """A model folder, built here, fetched from ModelScope, or already on disk."""
+    """A model folder: shipped with the code, fetched from ModelScope, or already on disk."""
 
     role: str = Field(
         pattern="^(language_model|clip|convnext|captioner|watermark|similarity)$",
@@ -81,9 +81,10 @@ class ModelRow(Settings):
     )
     source: str = Field(
         pattern="^(micro|modelscope|local)$",
-        description="`micro` (built here), `modelscope` (fetched) or `local` (a folder)",
+        description="`micro` (a stand-in's folder, which the report says), `modelscope` (fetched) "
+        "or `local` (a folder)",
     )
-    location: str = Field("", description="ModelScope id or local folder; empty for micro models")
+    location: str = Field("", description="ModelScope id, or a folder")
     revision: str = Field("", description="ModelScope branch, tag or commit")
     licence: str = Field("", description="terms of use, for the record")
 
@@ -187,7 +188,6 @@ class ExperimentConfig(Settings):
         default={}, description="recipe operator to parameter to row of the models sheet"
     )
     worlds: dict[str, WorldSettings] = Field(default={}, description="known-answer worlds")
-    micro_models: MicroSettings = Field(description="how the stand-in models are built")
     validate_corpus: ValidateSettings
     curate: CurateSettings
     caption: CaptionSettings

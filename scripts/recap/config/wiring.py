@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..curate.recipe import Operator, name_of, resolve_recipe
+from ..fetch import model_files
 from ..settings import Settings
 from ..shards import shard_names
 from .experiment import Experiment
@@ -220,13 +221,8 @@ class Wiring:
         return f"resources/models/{model}/manifest.json"
 
     def local_model_files(self, model: str) -> list[str]:
-        """Return the files of a model folder of the user's own."""
-        folder = Path(self.experiment.models[model].location)
-        return sorted(
-            str(path)
-            for path in folder.rglob("*")
-            if path.is_file() and not path.name.startswith(".") and path.name != "manifest.json"
-        )
+        """Return the files of a model folder that is not fetched."""
+        return [str(path) for path in model_files(self.experiment.models[model].location)]
 
     def base_manifests(self) -> dict[str, str]:
         """Return the manifests of the base model's parts, by role."""

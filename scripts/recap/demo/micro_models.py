@@ -32,8 +32,7 @@ _HOW = {
     "blip2-micro": "trained on freshly drawn pictures of the demo world and their true captions; "
     "its pictures come from random streams that the demo corpus does not use",
     "watermark-micro": "trained on drawn pictures, half of them with a watermark, to say which and "
-    "where; they come from "
-    "random streams that the demo corpus does not use",
+    "where; they come from random streams that the demo corpus does not use",
 }
 _CARD = """\
 # {name}
@@ -79,7 +78,7 @@ def build_micro_model(
     work.mkdir(parents=True)
     try:
         place = place or Place()
-        measured = _builder(name)(work, seed, _section(name, settings), place)
+        measured = _builder(name)(work, seed, settings_of(name, settings), place)
         _write_card(work, name, seed, place, measured)
         _replace(work, target)
     finally:
@@ -90,7 +89,7 @@ def build_micro_model(
         stage="models",
         inputs={},
         outputs={path.name: path for path in files},
-        settings=_section(name, settings).model_dump(),
+        settings=settings_of(name, settings).model_dump(),
         counts={"parameters": measured["parameters"]},
         started=started,
         seed=seed,
@@ -100,6 +99,7 @@ def build_micro_model(
             "device": place.device,
             "measured": measured,
         },
+        root=target,
     )
     logger.info("built %s in %s: %s", name, target, measured)
 
@@ -120,7 +120,8 @@ def _builder(name: str) -> Callable[[Path, int, Any, Place], dict[str, Any]]:
     return builders[name]
 
 
-def _section(name: str, settings: MicroSettings) -> Any:
+def settings_of(name: str, settings: MicroSettings) -> Any:
+    """Return the section of ``settings`` that the micro model ``name`` is built with."""
     return {
         "gemma-micro": settings.language,
         "clip-micro": settings.clip,

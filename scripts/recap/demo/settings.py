@@ -63,7 +63,7 @@ class WorldSettings(Settings):
     """The demo corpus, its instruction data and its benchmark."""
 
     seed: int = Field(2024, ge=0, description="everything drawn follows from it")
-    records: int = Field(240, ge=2, description="records of the corpus that are fit to enter")
+    records: int = Field(800, ge=2, description="records of the corpus that are fit to enter")
     bad_lines: int = Field(1, ge=0, description="corpus lines of each unfit kind")
     corruption: Annotated[
         CorruptionRates,
@@ -80,7 +80,7 @@ class WorldSettings(Settings):
     sft_ocr_share: float = Field(
         0.5, ge=0, le=1, description="share of instruction samples that list OCR tokens"
     )
-    questions: int = Field(90, ge=0, description="benchmark questions")
+    questions: int = Field(240, ge=0, description="benchmark questions")
     questions_no_ocr_share: float = Field(
         0.06, ge=0, le=1, description="share of benchmark images with an empty OCR token list"
     )
@@ -116,9 +116,9 @@ class LanguageSettings(Settings):
     intermediate_size: int = Field(512, ge=8, description="width of the feed-forward layers")
     tile_grid: int = Field(8, ge=2, description="tiles a side in the texts that begin with tiles")
     texts: int = Field(240_000, ge=2, description="texts written to learn from")
-    steps: int = Field(9000, ge=0, description="optimizer updates")
-    batch_size: int = Field(256, ge=1, description="texts an update")
-    learning_rate: float = Field(2e-3, gt=0, description="peak learning rate")
+    steps: int = Field(4600, ge=0, description="optimizer updates")
+    batch_size: int = Field(128, ge=1, description="texts an update")
+    learning_rate: float = Field(1.5e-3, gt=0, description="peak learning rate")
     held_out: int = Field(1000, ge=0, description="fresh texts the result is measured on")
 
 
@@ -145,7 +145,7 @@ class CaptionerSettings(PictureLessons):
     text_width: int = Field(96, ge=8, description="width of the OPT decoder")
     text_layers: int = Field(2, ge=1, description="layers of the OPT decoder")
     heads: int = Field(4, ge=1, description="attention heads everywhere")
-    steps: int = Field(5000, ge=0, description="optimizer updates")
+    steps: int = Field(6000, ge=0, description="optimizer updates")
     look_share: float = Field(
         0.4, ge=0, le=1, description="share of the updates that come before the first caption"
     )

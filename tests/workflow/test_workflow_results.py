@@ -1,4 +1,4 @@
-"""The finished demo: results, the fate of bad input, nothing left to do."""
+"""A finished run: results, the fate of bad input, nothing left to do."""
 
 import json
 import re
@@ -8,6 +8,8 @@ from itertools import pairwise
 import pytest
 
 from recap.io import read_json, read_jsonl
+
+from .conftest import EXPERIMENT, RESULTS, WORLD
 
 pytestmark = pytest.mark.workflow
 
@@ -31,12 +33,12 @@ REASONS = {
 }
 
 
-def test_the_demo_ends_with_report_and_verdict(demo):
-    assert "results/demo/report/report.html" in demo.demo_output
-    verdict = (demo.path / "results/demo/report/verdict.txt").read_text(encoding="utf-8").strip()
+def test_a_run_ends_with_report_and_verdict(smoke):
+    assert f"{RESULTS}/report/report.html" in smoke.output
+    verdict = (smoke.path / RESULTS / "report/verdict.txt").read_text(encoding="utf-8").strip()
     assert verdict
-    assert verdict in demo.demo_output
-    report = demo.path / "results/demo/report"
+    assert verdict in smoke.output
+    report = smoke.path / RESULTS / "report"
     page = (report / "report.html").read_text(encoding="utf-8")
     assert "blip2-micro" in page, "the page must say which models stand in"
     assert not re.search(r"""(src|href)=["']https?://""", page), "the page must need no network"
@@ -44,16 +46,16 @@ def test_the_demo_ends_with_report_and_verdict(demo):
         assert (report / name).stat().st_size > 200
 
 
-def test_a_second_run_has_nothing_to_do(demo):
-    assert demo.plan() == {}
-    again = demo.run(sys.executable, "scripts/run_demo.py")
+def test_a_second_run_has_nothing_to_do(smoke):
+    assert smoke.plan() == {}
+    again = smoke.run(sys.executable, "scripts/run_demo.py", "--experiment", EXPERIMENT)
     assert "Nothing to be done" in again.stdout + again.stderr
 
 
-def test_every_bad_line_is_quarantined_with_its_reason(demo):
-    world = demo.path / "resources/worlds/demo"
+def test_every_bad_line_is_quarantined_with_its_reason(smoke):
+    world = smoke.path / WORLD
     bad = {row["line"]: row for row in read_json(world / "bad_lines.json")}
-    rejects = read_jsonl(demo.path / "results/demo/corpus/demo/rejects.jsonl")
+    rejects = read_jsonl(smoke.path / RESULTS / "corpus/smoke/rejects.jsonl")
     assert {row["line"] for row in rejects} == set(bad)
     assert {row["kind"] for row in bad.values()} == set(REASONS)
     for row in rejects:
@@ -63,12 +65,12 @@ def test_every_bad_line_is_quarantined_with_its_reason(demo):
         assert expected is None or row["id"] == expected, row
 
 
-def test_nothing_is_lost_between_the_stages(demo):
+def test_nothing_is_lost_between_the_stages(smoke):
     for arm in ("baseline", "blip2_enhanced", "filtered_only"):
-        funnel = read_json(demo.path / f"results/demo/arms/{arm}/funnel.json")
-        merged = read_jsonl(demo.path / f"results/demo/arms/{arm}/merged.jsonl")
+        funnel = read_json(smoke.path / RESULTS / f"arms/{arm}/funnel.json")
+        merged = read_jsonl(smoke.path / RESULTS / f"arms/{arm}/merged.jsonl")
         stages = funnel["stages"]
-        lines = len((demo.path / "resources/worlds/demo/corpus.jsonl").read_bytes().splitlines())
+        lines = len((smoke.path / WORLD / "corpus.jsonl").read_bytes().splitlines())
         assert stages[0]["records_in"] == lines
         assert stages[-1]["records_out"] == len(merged) > 0
         for stage in stages:
@@ -77,9 +79,9 @@ def test_nothing_is_lost_between_the_stages(demo):
             assert before["records_out"] == after["records_in"]
 
 
-def test_matched_arms_differ_only_in_their_captions(demo):
+def test_matched_arms_differ_only_in_their_captions(smoke):
     arms = {
-        arm: json.loads((demo.path / f"results/demo/arms/{arm}/train.json").read_text())
+        arm: json.loads((smoke.path / RESULTS / f"arms/{arm}/train.json").read_text())
         for arm in ("baseline", "blip2_enhanced")
     }
     base, new = arms["baseline"], arms["blip2_enhanced"]
@@ -91,18 +93,16 @@ def test_matched_arms_differ_only_in_their_captions(demo):
     assert changed > len(base) / 2
 
 
-def test_every_run_trained_merged_and_answered(demo):
-    questions = read_jsonl(
-        demo.path / "resources/worlds/demo/textvqa/llava_textvqa_val_v051_ocr.jsonl"
-    )
+def test_every_run_trained_merged_and_answered(smoke):
+    questions = read_jsonl(smoke.path / WORLD / "textvqa/llava_textvqa_val_v051_ocr.jsonl")
     for arm in ("baseline", "blip2_enhanced"):
         for seed in (1, 2):
-            run = demo.path / f"results/demo/runs/{arm}/seed{seed}"
+            run = smoke.path / RESULTS / f"runs/{arm}/seed{seed}"
             for stage in ("pretrain", "finetune"):
                 assert all(gate["passed"] for gate in _gates(run / stage / "gates.json"))
                 assert len(read_jsonl(run / stage / "telemetry.jsonl")) >= 5
             answers = read_jsonl(
-                demo.path / f"results/demo/eval/{arm}/seed{seed}/textvqa_ocr_demo/merge.jsonl"
+                smoke.path / RESULTS / f"eval/{arm}/seed{seed}/textvqa_ocr_smoke/merge.jsonl"
             )
             assert [a["question_id"] for a in answers] == [q["question_id"] for q in questions]
 
@@ -112,9 +112,9 @@ def _gates(path):
     return document["gates"] if isinstance(document, dict) else document
 
 
-def test_scores_carry_count_and_protocol(demo):
-    score = read_json(demo.path / "results/demo/eval/baseline/seed1/textvqa_ocr_demo/score.json")
-    assert score["n"] == 90
+def test_scores_carry_count_and_protocol(smoke):
+    score = read_json(smoke.path / RESULTS / "eval/baseline/seed1/textvqa_ocr_smoke/score.json")
+    assert score["n"] == 60
     assert score["protocol"]["ocr"] is True
-    comparison = read_json(demo.path / "results/demo/compare/evaluation_comparison_report.json")
+    comparison = read_json(smoke.path / RESULTS / "compare/evaluation_comparison_report.json")
     assert "simulated" in json.dumps(comparison)
