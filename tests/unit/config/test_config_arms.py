@@ -37,6 +37,7 @@ def load(tmp_path, arms, **changes):
     path.write_text("\n".join("\t".join(row) for row in [COLUMNS, *rows]) + "\n")
     raw = raw_config("demo") | {"arms": list(arms), "funnel_arms": [], "reference_arm": "a"}
     raw["sheets"]["arms"] = str(path)
+    raw["seeds"] = [1, 2]
     return load_experiment(merge(raw, changes))
 
 

@@ -57,7 +57,13 @@ def test_the_demo_names_its_stand_ins():
         "watermark-micro",
     }
     assert demo.shard_count("demo") >= 3
-    assert demo.config.evaluation_shards >= 3
+    assert demo.shard_count("demo") >= 3
+
+
+def test_the_smoke_run_splits_both_curation_and_answers():
+    smoke = load_experiment(raw_config("smoke"))
+    assert smoke.shard_count("smoke") >= 3
+    assert smoke.config.evaluation_shards >= 3
 
 
 CHANGES = {
@@ -75,7 +81,7 @@ CHANGES = {
     ),
     "batch does not divide": (
         {"train": {"pretrain": {"micro_batch_size": 5}}},
-        "does not divide the global batch 16",
+        "does not divide the global batch 8",
     ),
     "more shards than questions": ({"evaluation_shards": 5000}, "choose fewer"),
     "unknown model": ({"captioner": "blip3"}, "model `blip3` is no row"),
@@ -130,7 +136,7 @@ def test_contradictory_arm_is_refused(tmp_path):
 
 
 def test_unknown_experiment_lists_the_known_ones():
-    with pytest.raises(RecapError, match=r"known: blip2_30k, demo, demo_full, full_400k"):
+    with pytest.raises(RecapError, match=r"known: blip2_30k, demo, demo_aa, .*smoke"):
         experiment_files("nope")
 
 
