@@ -39,7 +39,7 @@ def tokenizer_fingerprint(folder: Path) -> str:
     names = ("tokenizer.json", "tokenizer.model", "added_tokens.json")
     found = {name: sha256_file(folder / name) for name in names if (folder / name).is_file()}
     special = {
-        key: value
+        f"{name}:{key}": value  # by file: what one says must not hide what the other says
         for name in ("tokenizer_config.json", "special_tokens_map.json")
         for key, value in _read_mapping(folder / name).items()
         if key.endswith(("_token", "_tokens")) or key in _CUTTING_KEYS

@@ -95,6 +95,14 @@ def test_a_tokenizer_is_more_than_its_pieces(adapter, base, capsys, change):
     assert after in failures[0]["problem"]
 
 
+def test_one_file_s_special_tokens_do_not_hide_the_other_s(base):
+    tokens = {"eos_token": "<eos>"}
+    (base.language_model / "special_tokens_map.json").write_text(json.dumps(tokens))
+    before = tokenizer_fingerprint(base.language_model)
+    other_eos(base.language_model)
+    assert tokenizer_fingerprint(base.language_model) != before
+
+
 def test_what_does_not_cut_text_is_left_out_of_the_fingerprint(base):
     before = tokenizer_fingerprint(base.language_model)
     edit_json(base.language_model / "tokenizer_config.json", model_max_length=77, padding_side="x")
