@@ -121,6 +121,13 @@ def test_lowering_keeps_the_rotary_frequencies(mgm_model):
     assert torch.equal(mgm_model.language_model.model.rotary_emb.inv_freq, frequencies)
 
 
+def test_rounding_leaves_exact_zeros_alone():
+    from recap.mgm.rounding import round_stochastically
+
+    generator = torch.Generator().manual_seed(0)
+    assert not round_stochastically(torch.zeros(64), torch.bfloat16, generator).any()
+
+
 # tolerances
 
 
