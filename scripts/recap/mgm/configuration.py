@@ -9,6 +9,7 @@ import copy
 from pathlib import Path
 from typing import Any
 
+from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, CLIPVisionConfig, PreTrainedConfig
 
 from ..errors import RecapError
@@ -69,8 +70,10 @@ _OMITTED = {
     "is_encoder_decoder",
 }
 _VISION_OMITTED = _OMITTED - {"model_type"}
+# what the library raises for a file whose values are none of a configuration
+CONFIG_ERRORS = (AttributeError, KeyError, TypeError, ValueError, StrictDataclassError)
 # keys of a checkpoint's config.json that do not configure the language model
-_NOT_TEXT = _OMITTED | {SECTION_KEY, "torch_dtype", "use_cache"}
+NOT_TEXT = _OMITTED | {SECTION_KEY, "torch_dtype", "use_cache"}
 
 
 class MGMConfig(PreTrainedConfig):
@@ -240,7 +243,7 @@ def config_from_disk(
     path = Path(folder) / "config.json"
     flat = copy.deepcopy(read_json(path))
     ours = read_section(folder) or section_from_towers(path, flat, clip, convnext)
-    flat = {key: value for key, value in flat.items() if key not in _NOT_TEXT}
+    flat = {key: value for key, value in flat.items() if key not in NOT_TEXT}
     settings = {name: flat.pop(name) for name in MM_DEFAULTS if name in flat}
     rope = pop_rope(flat)
     text = AutoConfig.for_model(ours["text_model_type"], **flat, **rope)
