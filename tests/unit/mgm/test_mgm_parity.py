@@ -19,6 +19,7 @@ from recap.mgm.lora import merge_adapter
 from recap.mgm.merge import merge_lora_weights
 from recap.mgm.micro import write_micro_parts
 from recap.mgm.rounding import folded, lower
+from recap.mgm.tensors import as_sources, open_model_folder, write_sharded
 from recap.mgm.traces import CAP, Trace, allow, compare_traces, rounding_effect
 from recap.settings import MergeSettings
 
@@ -263,11 +264,36 @@ def other_aspect(folder):
     edit_json(folder / "config.json", image_aspect_ratio="square")
 
 
-def other_template(folder):
+def edit_section(folder, **values):
     config = json.loads((folder / "config.json").read_text())
-    config["recap"]["conversation"] = "gemma"
-    config["recap"]["preprocessor"]["std"] = [1.0, 1.0, 1.0]
+    config["recap"] |= values
     (folder / "config.json").write_text(json.dumps(config))
+
+
+def other_std(folder):
+    config = json.loads((folder / "config.json").read_text())
+    edit_section(folder, preprocessor=config["recap"]["preprocessor"] | {"std": [1.0, 1.0, 1.0]})
+
+
+def other_template(folder):
+    edit_section(folder, conversation="vicuna_v1")
+
+
+def no_preprocessor(folder):
+    (folder / "preprocessor_config.json").unlink()
+
+
+def other_length(folder):
+    edit_json(folder / "config.json", tokenizer_model_max_length=4096)
+
+
+def scaled(folder):
+    scaling = {"rope_type": "linear", "factor": 4.0}
+    edit_json(folder / "config.json", rope_scaling=scaling)
+
+
+def other_positions(folder):
+    edit_json(folder / "config.json", max_position_embeddings=77)
 
 
 def other_side(folder):
@@ -279,7 +305,11 @@ def other_side(folder):
     [
         (other_mean, "preprocessor_config.json image_mean"),
         (other_aspect, "image_aspect_ratio"),
-        (other_template, "preprocessor"),
+        (other_std, "preprocessor"),
+        (other_template, "conversation"),
+        (no_preprocessor, "preprocessor_config.json"),
+        (other_length, "tokenizer_model_max_length"),
+        (other_positions, "max_position_embeddings"),
         (other_side, "tokenizer_padding_side"),
     ],
 )
@@ -290,6 +320,63 @@ def test_a_checkpoint_that_shows_pictures_otherwise_fails(gate, tampered, change
     assert [entry["name"] for entry in report["wrong_settings"]] == [name]
     assert [failure["name"] for failure in outcome["failures"]] == [name]
     assert name in outcome["message"]
+
+
+def test_scaled_positions_are_named_with_what_they_change(gate, tampered):
+    scaled(tampered)
+    code, outcome, report = gate(tampered)
+    assert code == 3
+    assert [entry["name"] for entry in report["wrong_settings"]] == ["rope_scaling"]
+    assert "rope_scaling" in [failure["name"] for failure in outcome["failures"]]
+
+
+def other_width(folder):
+    edit_json(folder / "config.json", hidden_size=96)
+
+
+def other_projector(folder):
+    edit_json(folder / "config.json", mm_projector_type="linear")
+
+
+def other_pieces(folder):
+    (folder / "tokenizer.json").unlink()
+
+
+@pytest.mark.parametrize(
+    ("change", "name"),
+    [(other_width, "hidden_size"), (other_projector, "config.json"), (other_pieces, "tokenizer")],
+)
+def test_a_checkpoint_that_cannot_be_loaded_is_reported_on(gate, tampered, change, name):
+    change(tampered)
+    code, outcome, report = gate(tampered)
+    assert (code, report["passed"], report["prompts"]) == (3, False, [])
+    assert [failure["name"] for failure in outcome["failures"]] == [name]
+    assert report["unloadable"] is not None
+
+
+def test_settings_that_the_adapter_was_not_trained_with(gate, merged, mgm_adapter, tmp_path):
+    adapter = shutil.copytree(mgm_adapter, tmp_path / "adapter")
+    edit_json(adapter / "config.json", rms_norm_eps=1e-3)
+    code, outcome, report = gate(merged, adapter=adapter)
+    assert code == 3
+    assert [failure["name"] for failure in outcome["failures"]] == ["the adapter's rms_norm_eps"]
+    assert report["wrong_settings"][0]["found"] == 1e-3
+
+
+def test_a_head_of_its_own_may_not_be_missing(gate, tmp_path):
+    parts = write_micro_parts(
+        tmp_path / "vicuna", layers=2, hidden_size=64, conversation="vicuna_v1", seed=2
+    )
+    adapter = write_adapter(parts, tmp_path / "adapter", KINDS["LoRA"])
+    merge_lora_weights(adapter, parts, tmp_path / "m", SETTINGS)
+    tensors = {name: s.load() for name, s in open_model_folder(tmp_path / "m").items()}
+    del tensors["lm_head.weight"]
+    for path in (tmp_path / "m").glob("*.safetensors"):
+        path.unlink()
+    write_sharded(as_sources(tensors), tmp_path / "m", "5GB")
+    code, outcome, report = gate(tmp_path / "m", parts=parts, adapter=adapter)
+    assert (code, report["first_diverging_module"]) == (3, "lm_head")
+    assert outcome["failures"][0]["problem"] == "missing from the merged checkpoint"
 
 
 def test_another_layer_of_clip_is_blamed_on_the_tower(gate, tampered):
