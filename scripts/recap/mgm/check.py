@@ -15,7 +15,7 @@ from .adapter_config import (
     read_base_name,
     read_quantization,
 )
-from .adapters import find_file
+from .adapters import TAKE_FROZEN, TOWERS_TRAINED, find_file, trained_towers
 from .bases import base_sources, describe_base
 from .check_base import ValueCheck, check_base_files
 from .check_tensors import SAVE_AGAIN, check_adapter_tensors, check_projector
@@ -203,6 +203,8 @@ def _check_usage(
     layers = int(config.vision_config.num_hidden_layers)
     for name, problem in find_unsupported(stored, layers).items():
         findings.fail(name, problem, "train with the implemented value, or use upstream's code")
+    for name in trained_towers(adapter_dir):
+        findings.fail(name, TOWERS_TRAINED, TAKE_FROZEN)
     again = "restore the adapter's config.json from its run"
     differences = findings.attempt(
         "config.json", again, lambda: adapter_differences(adapter_dir, config, wrong)

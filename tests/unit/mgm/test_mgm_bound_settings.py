@@ -9,6 +9,8 @@ from mgm_adapters import KINDS, parts_flags, run_json, write_adapter
 
 import check_lora_model
 import merge_lora_weights
+from recap.errors import RecapError
+from recap.mgm.adapters import adapter_model_config
 from recap.mgm.compare_config import adapter_differences
 from recap.mgm.configuration import config_from_parts
 from recap.mgm.micro import write_micro_parts
@@ -107,6 +109,16 @@ def test_a_section_that_is_none_is_refused(mgm_parts, adapter, tmp_path, capsys,
     failures = failures_of(capsys, adapter, mgm_parts, tmp_path / "m")
     assert list(failures) == ["config.json"]
     assert "does not describe a model" in failures["config.json"]
+
+
+@pytest.mark.parametrize("name", ["optimize_vision_tower", "optimize_vision_tower_aux"])
+def test_a_tower_that_was_trained_is_not_left_out(mgm_parts, adapter, tmp_path, capsys, name):
+    edit_json(adapter / "config.json", **{name: True})
+    failures = failures_of(capsys, adapter, mgm_parts, tmp_path / "m")
+    assert list(failures) == [name]
+    assert "a tower was trained" in failures[name]
+    with pytest.raises(RecapError, match=rf"config\.json: {name} is true"):
+        adapter_model_config(adapter, mgm_parts)
 
 
 # the base was changed after training
