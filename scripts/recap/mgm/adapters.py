@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 
 from ..errors import RecapError
-from ..io import atomic_path, read_json, write_json
+from ..io import atomic_path, write_json
 from ..settings import LoraSettings
 from . import tensors as files
 from .adapter_config import adapter_config, read_adapter_settings
@@ -17,6 +17,7 @@ from .modeling import MGMForCausalLM
 from .names import ADAPTER_PREFIX, is_tower_name, projector_names, projector_suffix
 from .parts import ModelParts
 from .provenance import open_trained_file
+from .reading import read_mapping
 from .supported import require_supported
 
 # what an adapter's config.json says of its training and the base's folders do not
@@ -111,7 +112,7 @@ def projector_sources(
 def trained_towers(folder: str | Path) -> list[str]:
     """Return the settings by which a folder's ``config.json`` says that a tower was trained."""
     path = Path(folder) / "config.json"
-    stored = read_json(path) if path.is_file() else {}
+    stored = read_mapping(path) if path.is_file() else {}
     names = ("optimize_vision_tower", "optimize_vision_tower_aux")
     return [name for name in names if stored.get(name)]
 
@@ -197,7 +198,7 @@ def adapter_model_config(adapter_dir: str | Path, parts: ModelParts) -> MGMConfi
             is broken.
     """
     path = Path(adapter_dir) / "config.json"
-    stored = read_json(path) if path.is_file() else {}
+    stored = read_mapping(path) if path.is_file() else {}
     try:
         require_supported(stored, None)
     except RecapError as error:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import GateError, RecapError
-from ..io import read_json, write_evidence
+from ..io import write_evidence
 from ..settings import LoraSettings
 from .adapter_config import (
     adapter_kind,
@@ -26,12 +26,14 @@ from .findings import Findings, describe_failures
 from .lora import is_target, module_settings
 from .names import expected_shapes
 from .parts import ModelParts
-from .provenance import recorded_base, recorded_table, verify_tensors
+from .provenance import MANIFEST, SECTION_FILE, recorded_base, recorded_table, verify_tensors
+from .reading import read_mapping
 from .supported import find_unsupported
 from .tensors import TensorSource, open_tensor_file
 
 logger = logging.getLogger(__name__)
 
+_DOCUMENTS = ("adapter_config.json", "config.json", SECTION_FILE, MANIFEST)
 SCALE_RANGE = (1 / 64, 64)  # outside, the file is hardly what was meant
 
 
@@ -101,6 +103,8 @@ def inspect_adapter(
     def read_settings() -> LoraSettings:
         return read_adapter_settings(adapter_dir)
 
+    if _check_documents(findings, adapter_dir):
+        return {"failures": findings.failures, "warnings": findings.warnings}
     settings = findings.attempt("adapter_config.json", SAVE_AGAIN, read_settings)
     adapter = _open_adapter(findings, adapter_dir)
     result: dict[str, Any] = {"adapter_tensors": len(adapter or {})}
@@ -112,6 +116,14 @@ def inspect_adapter(
     check_base_files(findings, parts, config, sources, shapes)
     result |= _check_binding(findings, adapter_dir, parts, config)
     return {"failures": findings.failures, "warnings": findings.warnings, **result}
+
+
+def _check_documents(findings: Findings, adapter_dir: str | Path) -> bool:
+    """Say whether a JSON file of the adapter's is broken: the rest cannot be judged then."""
+    paths = [Path(adapter_dir) / name for name in _DOCUMENTS]
+    for path in filter(Path.is_file, paths):
+        findings.attempt(path.name, SAVE_AGAIN, lambda path=path: read_mapping(path))
+    return bool(findings.failures)
 
 
 def _open_adapter(findings: Findings, adapter_dir: str | Path) -> dict[str, TensorSource] | None:
@@ -192,7 +204,7 @@ def _check_usage(
 ) -> None:
     """Check that pictures and conversations are shown, and answers computed, as in training."""
     path = Path(adapter_dir) / "config.json"
-    stored = read_json(path) if path.is_file() else {}
+    stored = read_mapping(path) if path.is_file() else {}
     wrong = set()
     for name in ("image_size_aux", "image_grid", "image_global"):
         given = getattr(parts, name)

@@ -76,7 +76,7 @@ def _check_tokenizer(findings: Findings, parts: ModelParts, rows: int) -> None:
     tokenizer = findings.attempt("tokenizer", again, lambda: load_tokenizer(folder))
     if tokenizer is None:
         return
-    entries = count_entries(folder, tokenizer)
-    if entries > rows:
+    entries = findings.attempt("tokenizer", again, lambda: count_entries(folder, tokenizer))
+    if entries is not None and entries > rows:
         problem = f"has {entries} entries, the embedding {rows} rows"
         findings.fail("tokenizer", problem, "pass the tokenizer of this language model")

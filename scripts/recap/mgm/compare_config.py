@@ -7,9 +7,7 @@ from typing import Any
 from transformers import AutoConfig, CLIPVisionConfig
 
 from ..errors import RecapError
-from ..io import read_json
 from .configuration import (
-    CONFIG_ERRORS,
     MM_DEFAULTS,
     NOT_TEXT,
     MGMConfig,
@@ -19,6 +17,7 @@ from .configuration import (
 from .families import LANGUAGES
 from .processing import ImagePreprocessor
 from .provenance import SECTION_KEY, read_section
+from .reading import CONFIG_ERRORS, read_mapping
 from .rope import pop_rope, rope_to_disk
 
 Difference = dict[str, Any]
@@ -75,7 +74,7 @@ def adapter_differences(
         RecapError: if a file of the adapter's is not a configuration.
     """
     path = Path(adapter_dir) / "config.json"
-    stored = read_json(path) if path.is_file() else {}
+    stored = read_mapping(path) if path.is_file() else {}
     section = read_section(adapter_dir) or {}
     wanted = _flatten(config_to_disk(base, ""))
     try:

@@ -100,6 +100,9 @@ def _distinct(questions: str | Path, count: int) -> list[dict[str, Any]]:
 def _valid(row: dict[str, Any], questions: str | Path) -> bool:
     if not {"question_id", "image", "text"} <= set(row):
         raise RecapError(f"{questions}: a question needs question_id, image and text: {row}")
+    wrong = [name for name in ("image", "text") if not isinstance(row[name], str)]
+    if wrong:
+        raise RecapError(f"{questions}: {wrong[0]} of a question must be text: {row}")
     return True
 
 
