@@ -218,6 +218,20 @@ def test_an_overflow_where_the_model_is_used_is_seen(gate, mgm_parts, tmp_path):
     assert "evaluate in bfloat16" in outcome["failures"][-1]["fix"]
 
 
+def test_nan_in_the_unmerged_model_s_logits_is_reported(gate, mgm_parts, tmp_path):
+    folder = shutil.copytree(mgm_parts.language_model, tmp_path / "gemma")
+    tensors = load_file(folder / "model.safetensors")
+    for name in ("gate_proj", "up_proj"):
+        tensors[f"model.layers.0.mlp.{name}.weight"] *= 1e20
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    parts = replace(mgm_parts, language_model=folder)
+    adapter = write_adapter(parts, tmp_path / "adapter", KINDS["LoRA"])
+    merge_lora_weights(adapter, parts, tmp_path / "m", SETTINGS)
+    code, _, report = gate(tmp_path / "m", parts=parts, adapter=adapter)
+    assert (code, report["unmerged_tolerance"]) == (3, None)
+    assert not any(row["passed"] for row in report["prompts"])
+
+
 @pytest.mark.parametrize("deployed", ["float32", "bfloat16", "float16"])
 def test_every_deployed_type_is_answered_in(gate, merged, deployed):
     code, _, report = gate(merged, "--deployed-dtype", deployed)
