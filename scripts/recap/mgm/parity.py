@@ -40,7 +40,7 @@ from ..io import write_evidence
 from ..settings import MergeSettings
 from .adapters import adapter_model_config
 from .checkpoint import describe_base
-from .localize import first_divergence, first_overflow, record_outputs
+from .localize import Run, first_divergence, first_overflow, largest_change, record_outputs
 from .lora import merge_adapter
 from .modeling import MGMForCausalLM
 from .parity_files import compare_files
@@ -131,7 +131,7 @@ def check_parity(
     if report["unloadable"] is None and all(entry["loadable"] for entry in wrong):
         report |= _compare_answers(sides, prompts, settings.parity_max_new_tokens)
         if not wrong:
-            report["first_diverging_module"] = _localize(sides, prompts, report["prompts"])
+            report |= _localize(sides, prompts, report["prompts"])
     failed = any(not row["passed"] for row in report["prompts"])
     sound = not wrong and not report["wrong_settings"] and report["unloadable"] is None
     report["passed"] = sound and not failed
@@ -217,19 +217,52 @@ def _judge(merged: Trace, lowered: Trace, reference: Reference) -> dict[str, Any
     }
 
 
-def _localize(sides: Sides, prompts: list[ParityPrompt], rows: list[dict[str, Any]]) -> str | None:
-    """Return the first module that explains the first failing prompt, if one does."""
+def _localize(
+    sides: Sides, prompts: list[ParityPrompt], rows: list[dict[str, Any]]
+) -> dict[str, Any]:
+    """Return what explains the first failing prompt, for the report.
+
+    ``first_diverging_module`` computes something else than the same weights merged in
+    memory. Where none does, rounding is what moved the answer, and no module is wrong by
+    itself: ``most_changed_module`` is then the one that it moved most.
+    """
     pairs = zip(prompts, rows, strict=True)
     prompt, row = next(((p, row) for p, row in pairs if not row["passed"]), (None, None))
     if prompt is None or row is None:
-        return None
+        return {}
     failing = prompt
 
     def run(model: MGMForCausalLM) -> Trace:
         return trace(model, failing, 1)
 
     if not row["deployed"]["finite"]:
-        return first_overflow(lower(sides.merged(), sides.deployed), run)
+        lowered = lower(sides.merged(), sides.deployed)
+        return {"first_diverging_module": first_overflow(lowered, run)}
     expected = record_outputs(merge_adapter(sides.unmerged(), dtype=sides.merged_dtype), run)
     release_memory()
-    return first_divergence(sides.merged(), expected, run, FLOAT32_TOLERANCE)
+    found = first_divergence(sides.merged(), expected, run, FLOAT32_TOLERANCE)
+    if found is not None:
+        return {"first_diverging_module": found}
+    release_memory()
+    if row["unmerged"]["agrees"]:
+        against, change = "itself in float32", _change_by_type(sides, run)
+    else:
+        expected = record_outputs(sides.unmerged(), run)
+        release_memory()
+        against = "base with the adapter attached"
+        change = largest_change(sides.merged(), expected, run)
+    return {"most_changed_module": _describe_change(change, against)}
+
+
+def _change_by_type(sides: Sides, run: Run) -> tuple[str, float] | None:
+    expected = record_outputs(sides.merged(), run)
+    release_memory()
+    return largest_change(lower(sides.merged(), sides.deployed), expected, run)
+
+
+def _describe_change(change: tuple[str, float] | None, against: str) -> dict[str, Any] | None:
+    if change is None:
+        return None
+    module, share = change
+    difference = round(share, 6) if math.isfinite(share) else None
+    return {"module": module, "relative_difference": difference, "compared_with": against}

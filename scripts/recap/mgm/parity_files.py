@@ -48,6 +48,7 @@ def compare_files(sides: Sides, wanted: MGMConfig, prompts: list[ParityPrompt]) 
         "wrong_tensors": wrong,
         "unloadable": unloadable or tokenizer,
         "first_diverging_module": wrong[0]["module"] if wrong else None,
+        "most_changed_module": None,
         "prompts": [],
     }
 

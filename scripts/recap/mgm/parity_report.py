@@ -77,6 +77,13 @@ def describe_report(merged_dir: str | Path, report: dict[str, Any]) -> str:
     parts = [f"{merged_dir} does not answer as base plus adapter"]
     if report["first_diverging_module"]:
         parts.append(f"first diverging module: {report['first_diverging_module']}")
+    if report["most_changed_module"] is not None:
+        most = report["most_changed_module"]
+        parts.append(
+            "no module diverges in float32 from the same weights merged in memory; held against "
+            f"{most['compared_with']}, {most['module']} differs most, by "
+            f"{most['relative_difference']} of its largest output"
+        )
     if report["wrong_tensors"]:
         first = report["wrong_tensors"][0]
         parts.append(f"{len(report['wrong_tensors'])} wrong tensors, the first {first['reason']}")

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 import check_parity
 from recap.mgm import parity, parity_models
 from recap.mgm.checkpoint import build_model, describe_base, load_adapter
-from recap.mgm.localize import first_divergence, first_overflow, record_outputs
+from recap.mgm.localize import first_divergence, first_overflow, largest_change, record_outputs
 from recap.mgm.lora import merge_adapter
 from recap.mgm.merge import merge_lora_weights
 from recap.mgm.micro import write_micro_parts
@@ -265,6 +265,42 @@ def test_other_tokens_in_the_deployed_type_fail(gate, merged, monkeypatch):
     assert code == 3
     assert all(row["unmerged"]["agrees"] for row in report["prompts"])
     assert "otherwise in bfloat16 than in float32" in outcome["failures"][0]["problem"]
+    most = report["most_changed_module"]
+    assert (report["first_diverging_module"], most["compared_with"]) == (None, "itself in float32")
+    assert 1e-4 < most["relative_difference"] < 1
+    assert "no module diverges in float32 from the same weights" in outcome["message"]
+
+
+def test_rounding_alone_names_the_module_that_it_moved_most(gate, merged, monkeypatch):
+    from recap.mgm import traces
+
+    monkeypatch.setattr(traces, "SAFETY", 0.0)  # leaves what float32 sums may differ by
+    code, outcome, report = gate(merged)
+    assert code == 3
+    assert not any(row["unmerged"]["agrees"] for row in report["prompts"])
+    assert all(row["folded"]["within"] for row in report["prompts"])
+    most = report["most_changed_module"]
+    assert report["first_diverging_module"] is None
+    assert most["compared_with"] == "base with the adapter attached"
+    assert 1e-4 < most["relative_difference"] < 1
+    assert f"{most['module']} differs most" in outcome["message"]
+
+
+def test_a_wrapped_map_is_seen_with_its_adapter(mgm_parts, mgm_adapter):
+    model = load_adapter(build_model(mgm_parts, dtype="float32", seed=0), mgm_adapter)
+
+    def run(some):
+        with torch.no_grad():
+            return some.language_model(torch.tensor([[2, 60, 61, 62]]))
+
+    expected = record_outputs(model, run)
+    merged = merge_adapter(model, dtype=torch.float32)
+    assert largest_change(merged, expected, run)[1] < 1e-4
+    name = "model.layers.1.mlp.gate_proj"
+    assert name in expected
+    with torch.no_grad():
+        merged.get_parameter(f"language_model.{name}.weight").mul_(3)
+    assert largest_change(merged, expected, run)[0] == name
 
 
 # settings
