@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -122,7 +123,7 @@ def _check_documents(findings: Findings, adapter_dir: str | Path) -> bool:
     """Say whether a JSON file of the adapter's is broken: the rest cannot be judged then."""
     paths = [Path(adapter_dir) / name for name in _DOCUMENTS]
     for path in filter(Path.is_file, paths):
-        findings.attempt(path.name, SAVE_AGAIN, lambda path=path: read_mapping(path))
+        findings.attempt(path.name, SAVE_AGAIN, partial(read_mapping, path))
     return bool(findings.failures)
 
 

@@ -110,8 +110,8 @@ def check_projector(
             problem = f"has shape {tuple(tensors[name].shape)}, these parts ask for {wanted}"
             fix = "pass the parts it was trained on" if tensors[name].numel() else GATHER
             findings.fail(label, problem, fix)
-        elif problem := _value_problem(tensors[name]):
-            findings.fail(label, problem, SAVE_AGAIN)
+        elif wrong := _value_problem(tensors[name]):
+            findings.fail(label, wrong, SAVE_AGAIN)
     for name in sorted(set(tensors) - set(projector_names())):
         findings.fail(f"projector tensor {name}", "is unknown", "pass a projector of MGM")
     found = {"projector_tensors": len(tensors), "projector_sha256": digest_tensors(tensors)}
