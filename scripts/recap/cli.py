@@ -28,6 +28,15 @@ exit codes:
   2  bad input or configuration, or a full disk, memory or GPU: the message says what to do
   3  an evidence gate failed: the result would not be trustworthy"""
 
+_ADVICE = {
+    (errno.ENOSPC, errno.EDQUOT): "the disk or quota is full: free space, or write elsewhere, and "
+    "run it again",
+    (errno.EACCES, errno.EPERM, errno.EROFS): "permission is denied: correct the rights of that "
+    "path, or write elsewhere",
+    (errno.EEXIST, errno.EISDIR, errno.ENOTDIR): "a file lies where a folder is needed, or a "
+    "folder where a file is: name another path",
+}
+
 
 def make_parser(description: str, example: str) -> argparse.ArgumentParser:
     """Return a parser whose ``--help`` ends with an example and the exit codes."""
@@ -94,11 +103,7 @@ def advise(error: Exception) -> str | None:
         return "the machine's memory is full: ask for more, or run fewer jobs at a time"
     if not isinstance(error, OSError):
         return None
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return "the disk or quota is full: free space, or write elsewhere, and run it again"
-    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-        return "permission is denied: correct the rights of that path, or write elsewhere"
-    return None
+    return next((advice for codes, advice in _ADVICE.items() if error.errno in codes), None)
 
 
 def load_settings(text: str) -> dict[str, Any]:

@@ -4,9 +4,9 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import RecapError
-from ..io import read_json
 from ..settings import LoraSettings
 from .lora import TARGET_MODULES
+from .reading import read_mapping
 
 # keys of PEFT that change what an adapter does to a weight in a way not computed here
 _REFUSED = (
@@ -58,7 +58,7 @@ def read_adapter_settings(adapter_dir: str | Path) -> LoraSettings:
             LoRA, rsLoRA or DoRA on the seven linear layers.
     """
     path = Path(adapter_dir) / "adapter_config.json"
-    values = read_json(path)
+    values = read_mapping(path)
     try:
         optional = {name: values[name] for name in _OPTIONAL if values.get(name)}
         settings = LoraSettings(
@@ -92,14 +92,14 @@ def read_quantization(folder: str | Path) -> dict[str, Any] | None:
     a base's says that its own weights are quantised.
     """
     path = Path(folder) / "config.json"
-    found = read_json(path).get("quantization_config") if path.is_file() else None
+    found = read_mapping(path).get("quantization_config") if path.is_file() else None
     return found if isinstance(found, dict) and found else None
 
 
 def read_base_name(adapter_dir: str | Path) -> str | None:
     """Return ``base_model_name_or_path`` of an adapter, or None if it names no base."""
     path = Path(adapter_dir) / "adapter_config.json"
-    named = read_json(path).get("base_model_name_or_path") if path.is_file() else None
+    named = read_mapping(path).get("base_model_name_or_path") if path.is_file() else None
     return str(named) if named else None
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 
 from ..errors import RecapError
-from ..io import atomic_path, read_json, write_json
+from ..io import atomic_path, write_json
 from ..settings import LoraSettings
 from . import tensors as files
 from .adapter_config import adapter_config, read_adapter_settings
@@ -17,6 +17,7 @@ from .modeling import MGMForCausalLM
 from .names import ADAPTER_PREFIX, is_tower_name, projector_names, projector_suffix
 from .parts import ModelParts
 from .provenance import open_trained_file
+from .reading import read_mapping
 from .supported import require_supported
 
 # what an adapter's config.json says of its training and the base's folders do not
@@ -28,6 +29,8 @@ _CARRIED = (
 )
 ADAPTER_FILE = "adapter_model.safetensors"
 PROJECTOR_FILE = "non_lora_trainables.safetensors"
+TOWERS_TRAINED = "is true: a tower was trained, and an adapter's folder does not hold its weights"
+TAKE_FROZEN = "take a run that left the towers frozen, or merge with the code that trained it"
 
 
 def save_projector(model: MGMForCausalLM, path: str | Path) -> None:
@@ -87,7 +90,7 @@ def projector_sources(
     Raises:
         RecapError: naming the first tensor that would be lost.
     """
-    towers_are_frozen = Path(path).stem == "mm_projector" and not _trains_towers(Path(path).parent)
+    towers_are_frozen = Path(path).stem == "mm_projector" and not trained_towers(Path(path).parent)
     found: dict[str, files.TensorSource] = {}
     lost = []
     for name, source in sources.items():
@@ -106,10 +109,12 @@ def projector_sources(
     return found
 
 
-def _trains_towers(folder: Path) -> bool:
-    path = folder / "config.json"
-    stored = read_json(path) if path.is_file() else {}
-    return any(stored.get(f"optimize_vision_tower{end}") for end in ("", "_aux"))
+def trained_towers(folder: str | Path) -> list[str]:
+    """Return the settings by which a folder's ``config.json`` says that a tower was trained."""
+    path = Path(folder) / "config.json"
+    stored = read_mapping(path) if path.is_file() else {}
+    names = ("optimize_vision_tower", "optimize_vision_tower_aux")
+    return [name for name in names if stored.get(name)]
 
 
 def load_projector(model: MGMForCausalLM, path: str | Path) -> None:
@@ -189,13 +194,16 @@ def adapter_model_config(adapter_dir: str | Path, parts: ModelParts) -> MGMConfi
     """Return the base's configuration with what the adapter was trained with.
 
     Raises:
-        RecapError: if a setting is not implemented, or a part's folder is broken.
+        RecapError: if a setting is not implemented, a tower was trained, or a part's folder
+            is broken.
     """
     path = Path(adapter_dir) / "config.json"
-    stored = read_json(path) if path.is_file() else {}
+    stored = read_mapping(path) if path.is_file() else {}
     try:
         require_supported(stored, None)
     except RecapError as error:
         raise RecapError(f"{path}: {error}") from error
+    if towers := trained_towers(adapter_dir):
+        raise RecapError(f"{path}: {towers[0]} {TOWERS_TRAINED}; {TAKE_FROZEN}")
     settings = {name: stored[name] for name in _CARRIED if stored.get(name) is not None}
     return config_from_parts(parts, **({"image_aspect_ratio": "pad"} | settings))

@@ -2,13 +2,12 @@
 
 import logging
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from transformers import CLIPVisionConfig
-
 from ..errors import GateError, RecapError
-from ..io import read_json, write_evidence
+from ..io import write_evidence
 from ..settings import LoraSettings
 from .adapter_config import (
     adapter_kind,
@@ -17,22 +16,25 @@ from .adapter_config import (
     read_base_name,
     read_quantization,
 )
-from .adapters import find_file
+from .adapters import TAKE_FROZEN, TOWERS_TRAINED, find_file, trained_towers
 from .bases import base_sources, describe_base
 from .check_base import ValueCheck, check_base_files
 from .check_tensors import SAVE_AGAIN, check_adapter_tensors, check_projector
-from .configuration import config_from_parts
+from .compare_config import adapter_differences
+from .configuration import MGMConfig, config_from_parts
 from .families import family_template, recorded_template
 from .findings import Findings, describe_failures
 from .lora import is_target, module_settings
 from .names import expected_shapes
 from .parts import ModelParts
-from .provenance import recorded_base, recorded_table, verify_tensors
+from .provenance import MANIFEST, SECTION_FILE, recorded_base, recorded_table, verify_tensors
+from .reading import read_mapping
 from .supported import find_unsupported
 from .tensors import TensorSource, open_tensor_file
 
 logger = logging.getLogger(__name__)
 
+_DOCUMENTS = ("adapter_config.json", "config.json", SECTION_FILE, MANIFEST)
 SCALE_RANGE = (1 / 64, 64)  # outside, the file is hardly what was meant
 
 
@@ -102,6 +104,8 @@ def inspect_adapter(
     def read_settings() -> LoraSettings:
         return read_adapter_settings(adapter_dir)
 
+    if _check_documents(findings, adapter_dir):
+        return {"failures": findings.failures, "warnings": findings.warnings}
     settings = findings.attempt("adapter_config.json", SAVE_AGAIN, read_settings)
     adapter = _open_adapter(findings, adapter_dir)
     result: dict[str, Any] = {"adapter_tensors": len(adapter or {})}
@@ -111,8 +115,16 @@ def inspect_adapter(
         result |= _check_settings(findings, settings, base)
     result |= check_projector(findings, adapter_dir, shapes, initial_projector)
     check_base_files(findings, parts, config, sources, shapes)
-    result |= _check_binding(findings, adapter_dir, parts)
+    result |= _check_binding(findings, adapter_dir, parts, config)
     return {"failures": findings.failures, "warnings": findings.warnings, **result}
+
+
+def _check_documents(findings: Findings, adapter_dir: str | Path) -> bool:
+    """Say whether a JSON file of the adapter's is broken: the rest cannot be judged then."""
+    paths = [Path(adapter_dir) / name for name in _DOCUMENTS]
+    for path in filter(Path.is_file, paths):
+        findings.attempt(path.name, SAVE_AGAIN, partial(read_mapping, path))
+    return bool(findings.failures)
 
 
 def _open_adapter(findings: Findings, adapter_dir: str | Path) -> dict[str, TensorSource] | None:
@@ -156,7 +168,7 @@ def _check_settings(
 
 
 def _check_binding(
-    findings: Findings, adapter_dir: str | Path, parts: ModelParts
+    findings: Findings, adapter_dir: str | Path, parts: ModelParts, config: MGMConfig
 ) -> dict[str, Any]:
     """Check that the adapter was trained on these parts and this tokenizer."""
     values = ValueCheck(findings, parts)
@@ -184,22 +196,35 @@ def _check_binding(
                 f"{adapter_dir} was trained on {named}, as adapter_config.json says, and is held "
                 f"against {parts.language_model}; make sure that they are the same model"
             )
-    _check_usage(findings, adapter_dir, parts)
+    _check_usage(findings, adapter_dir, parts, config)
     return {"base": actual, "recorded_base": recorded, "quantization": quantization}
 
 
-def _check_usage(findings: Findings, adapter_dir: str | Path, parts: ModelParts) -> None:
-    """Check that pictures and conversations are shown as in training."""
+def _check_usage(
+    findings: Findings, adapter_dir: str | Path, parts: ModelParts, config: MGMConfig
+) -> None:
+    """Check that pictures and conversations are shown, and answers computed, as in training."""
     path = Path(adapter_dir) / "config.json"
-    stored = read_json(path) if path.is_file() else {}
+    stored = read_mapping(path) if path.is_file() else {}
+    wrong = set()
     for name in ("image_size_aux", "image_grid", "image_global"):
         given = getattr(parts, name)
         if stored.get(name, given) != given:
             problem = f"is {given}, but the adapter was trained with {stored[name]}"
             findings.fail(name, problem, "pass the base model's own")
-    layers = CLIPVisionConfig.from_pretrained(parts.clip, local_files_only=True).num_hidden_layers
+            wrong |= {name, "preprocessor"}  # states the size once more
+    layers = int(config.vision_config.num_hidden_layers)
     for name, problem in find_unsupported(stored, layers).items():
         findings.fail(name, problem, "train with the implemented value, or use upstream's code")
+    for name in trained_towers(adapter_dir):
+        findings.fail(name, TOWERS_TRAINED, TAKE_FROZEN)
+    again = "restore the adapter's config.json from its run"
+    differences = findings.attempt(
+        "config.json", again, lambda: adapter_differences(adapter_dir, config, wrong)
+    )
+    for entry in differences or ():
+        problem = f"is {entry['expected']}, but the adapter was trained with {entry['found']}"
+        findings.fail(entry["name"], problem, "pass the base it was trained on, as it was then")
     _check_template(findings, adapter_dir, parts)
 
 

@@ -57,7 +57,11 @@ def check_base_files(
         elif sources[name].shape != wanted[name]:
             problem = f"has shape {sources[name].shape}, its config.json asks for {wanted[name]}"
             findings.fail(f"base tensor {name}", problem, again)
-    _check_head(findings, sources, tied=bool(config.text_config.tie_word_embeddings))
+    tied = bool(config.text_config.tie_word_embeddings)
+    for name in sorted(set(sources) - set(shapes) - ({HEAD_NAME} if tied else set())):
+        fix = f"fetch or build {folder_of(parts, name)} again, or correct its config.json"
+        findings.fail(f"base tensor {name}", "has no place in this model", fix)
+    _check_head(findings, sources, tied=tied)
     _check_tokenizer(findings, parts, config.vocab_size)
 
 
@@ -76,7 +80,7 @@ def _check_tokenizer(findings: Findings, parts: ModelParts, rows: int) -> None:
     tokenizer = findings.attempt("tokenizer", again, lambda: load_tokenizer(folder))
     if tokenizer is None:
         return
-    entries = count_entries(folder, tokenizer)
-    if entries > rows:
+    entries = findings.attempt("tokenizer", again, lambda: count_entries(folder, tokenizer))
+    if entries is not None and entries > rows:
         problem = f"has {entries} entries, the embedding {rows} rows"
         findings.fail("tokenizer", problem, "pass the tokenizer of this language model")

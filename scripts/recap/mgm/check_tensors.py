@@ -12,7 +12,7 @@ from .adapters import find_file, read_projector
 from .findings import Findings
 from .lora import expected_adapter_shapes
 from .names import projector_names
-from .tensors import TensorSource, is_finite
+from .tensors import TensorSource, dtype_name, is_finite
 
 SAVE_AGAIN = "save the adapter again from its run, or train again"
 SAME_RUN = "take this file and adapter_config.json from the same run"
@@ -51,14 +51,20 @@ def check_adapter_tensors(
     for name in sorted(set(wanted) & set(adapter)):
         tensor = adapter[name].load()
         _check_shape(findings, name, adapter[name], wanted[name])
-        if not is_finite(tensor):
-            findings.fail(name, "holds NaN or infinite values", SAVE_AGAIN)
+        if problem := _value_problem(tensor):
+            findings.fail(name, problem, SAVE_AGAIN)
         if name.endswith("lora_B.weight") and tensor.numel():
             moved.append(bool(tensor.any()))
     if trained and moved and not any(moved):
         fix = "take the adapter of stage 2; stage 1 trains projector and mining alone"
         findings.fail("every lora_B", "is zero: the adapter changes nothing, untrained", fix)
     return {"expected_tensors": len(wanted), "lora_b_nonzero": sum(moved)}
+
+
+def _value_problem(tensor: torch.Tensor) -> str | None:
+    if not tensor.is_floating_point():
+        return f"is of type {dtype_name(tensor.dtype)}, but weights are floating-point numbers"
+    return None if is_finite(tensor) else "holds NaN or infinite values"
 
 
 def _check_shape(
@@ -104,8 +110,8 @@ def check_projector(
             problem = f"has shape {tuple(tensors[name].shape)}, these parts ask for {wanted}"
             fix = "pass the parts it was trained on" if tensors[name].numel() else GATHER
             findings.fail(label, problem, fix)
-        elif not is_finite(tensors[name]):
-            findings.fail(label, "holds NaN or infinite values", SAVE_AGAIN)
+        elif wrong := _value_problem(tensors[name]):
+            findings.fail(label, wrong, SAVE_AGAIN)
     for name in sorted(set(tensors) - set(projector_names())):
         findings.fail(f"projector tensor {name}", "is unknown", "pass a projector of MGM")
     found = {"projector_tensors": len(tensors), "projector_sha256": digest_tensors(tensors)}
@@ -128,6 +134,8 @@ def _check_change(
         return {}
     for name in sorted(set(tensors) & set(initial)):
         ours, theirs = tensors[name], initial[name]
+        if not (ours.is_floating_point() and theirs.is_floating_point()):
+            continue
         # a file in 16 bits that was trained by nobody differs from its start by rounding alone
         kind = max(ours.dtype, theirs.dtype, key=lambda dtype: torch.finfo(dtype).eps)
         if ours.shape != theirs.shape or not torch.equal(ours.to(kind), theirs.to(kind)):

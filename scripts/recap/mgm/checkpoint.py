@@ -136,8 +136,9 @@ def save_checkpoint(
 ) -> None:
     """Write a full checkpoint: sharded safetensors with index, configuration, tokenizer.
 
-    It carries no manifest: what it was made from is known to the stage that
-    calls this, which writes its own.
+    No manifest is written: what the model was made from is known to the caller alone.
+    Until one is written beside it, nothing binds the folder: loading it does not compare
+    the tokenizer with the one trained with, and ``verify`` refuses it.
 
     Raises:
         RecapError: if a value is not finite, or not in the type asked for.

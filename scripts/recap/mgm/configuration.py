@@ -12,11 +12,11 @@ from typing import Any
 from transformers import AutoConfig, CLIPVisionConfig, PreTrainedConfig
 
 from ..errors import RecapError
-from ..io import read_json
 from .openclip import read_convnext_size
 from .parts import ModelParts
 from .processing import ImagePreprocessor
 from .provenance import SECTION_KEY, read_section
+from .reading import CONFIG_ERRORS, read_clip, read_language, read_mapping
 from .rope import pop_rope, rope_to_disk
 from .supported import require_supported
 from .upstream_config import section_from_towers
@@ -70,7 +70,7 @@ _OMITTED = {
 }
 _VISION_OMITTED = _OMITTED - {"model_type"}
 # keys of a checkpoint's config.json that do not configure the language model
-_NOT_TEXT = _OMITTED | {SECTION_KEY, "torch_dtype", "use_cache"}
+NOT_TEXT = _OMITTED | {SECTION_KEY, "torch_dtype", "use_cache"}
 
 
 class MGMConfig(PreTrainedConfig):
@@ -160,12 +160,12 @@ def config_from_parts(parts: ModelParts, **settings: Any) -> MGMConfig:
         RecapError: if a folder is missing or not what it should be.
     """
     parts.require()
-    vision = CLIPVisionConfig.from_pretrained(parts.clip, local_files_only=True)
+    vision = read_clip(parts.clip)
     convnext = read_convnext_size(parts.convnext)
     preprocessor = ImagePreprocessor.from_parts(parts)
     _check_sizes(parts, vision, convnext)
     return MGMConfig(
-        text_config=AutoConfig.from_pretrained(parts.language_model, local_files_only=True),
+        text_config=read_language(parts.language_model),
         vision_config=vision,
         convnext=convnext,
         preprocessor=preprocessor.as_settings(),
@@ -238,15 +238,14 @@ def config_from_disk(
             folders are not found.
     """
     path = Path(folder) / "config.json"
-    flat = copy.deepcopy(read_json(path))
+    flat = copy.deepcopy(read_mapping(path))
     ours = read_section(folder) or section_from_towers(path, flat, clip, convnext)
-    flat = {key: value for key, value in flat.items() if key not in _NOT_TEXT}
+    flat = {key: value for key, value in flat.items() if key not in NOT_TEXT}
     settings = {name: flat.pop(name) for name in MM_DEFAULTS if name in flat}
-    rope = pop_rope(flat)
-    text = AutoConfig.for_model(ours["text_model_type"], **flat, **rope)
     try:
+        rope = pop_rope(flat)
         return MGMConfig(
-            text_config=text,
+            text_config=AutoConfig.for_model(ours["text_model_type"], **flat, **rope),
             vision_config=CLIPVisionConfig(**ours["vision_config"]),
             convnext=ours["convnext"],
             preprocessor=ours["preprocessor"],
@@ -256,3 +255,8 @@ def config_from_disk(
         )
     except RecapError as error:
         raise RecapError(f"{path}: {error}") from error
+    except CONFIG_ERRORS as error:
+        raise RecapError(
+            f"{path} does not describe an MGM model: {type(error).__name__}: {error}; restore it "
+            "from the run or conversion that wrote it"
+        ) from error

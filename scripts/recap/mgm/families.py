@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import RecapError
-from ..io import read_json
+from .reading import read_mapping
 
 # model types of transformers, of upstream's checkpoints, and of this pipeline's
 LANGUAGES = {
@@ -35,7 +35,7 @@ def family_template(folder: str | Path, config: dict[str, Any] | None = None) ->
         RecapError: if there is no configuration, or the family has no template.
     """
     path = Path(folder) / "config.json"
-    values = read_json(path) if config is None else config
+    values = read_mapping(path) if config is None else config
     language = LANGUAGES.get(str(values.get("model_type")))
     if language is None:
         raise RecapError(

@@ -30,7 +30,7 @@ def replaced_folder(target: str | Path) -> Iterator[Path]:
             place.rename(aside)
         try:
             partial.rename(place)
-        except OSError:
+        except BaseException:  # Ctrl-C between the two renames among them
             _recover(place, aside)
             raise
         shutil.rmtree(aside, ignore_errors=True)

@@ -35,7 +35,10 @@ def _watching(model: MGMForCausalLM, keep: Keep) -> Iterator[None]:
     handles = [
         module.register_forward_hook(hook(name))
         for name, module in model.named_modules()
-        if name in towers or any(True for _ in module.parameters(recurse=False))
+        # a wrapped map's own result, adapter included, is that of its wrapper
+        if name in towers
+        or hasattr(module, "base_layer")
+        or any(True for _ in module.parameters(recurse=False))
     ]
     model.observer = show
     try:
@@ -82,6 +85,30 @@ def first_divergence(
     with _watching(model, compare):
         run(model)
     return next((name for name in expected if name not in equal), None)
+
+
+def largest_change(
+    model: MGMForCausalLM, expected: dict[str, torch.Tensor], run: Run
+) -> tuple[str, float] | None:
+    """Return the module whose output differs most, and by which share of its largest output.
+
+    Args:
+        model: compared with the model that ``expected`` was recorded from.
+        expected: of :func:`record_outputs`.
+        run: what was done with that model.
+    """
+    changes: dict[str, float] = {}
+
+    def compare(name: str, value: torch.Tensor) -> None:
+        other, wanted = value.float().cpu(), expected.get(name)
+        if wanted is not None and other.shape == wanted.shape:
+            scale = wanted.abs().max().clamp(min=1e-30)
+            change = (other - wanted).abs().max() / scale
+            changes[name] = float(torch.nan_to_num(change, nan=torch.inf))
+
+    with _watching(model, compare):
+        run(model)
+    return max(changes.items(), key=lambda item: item[1], default=None)
 
 
 def first_overflow(model: MGMForCausalLM, run: Run) -> str | None:

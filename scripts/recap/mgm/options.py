@@ -4,6 +4,7 @@ import argparse
 from dataclasses import fields
 from pathlib import Path
 
+from ..errors import RecapError
 from .families import family_template, recorded_template
 from .parts import ModelParts
 from .templates import TEMPLATES
@@ -52,6 +53,12 @@ def parts_from_args(args: argparse.Namespace, adapter: Path | None = None) -> Mo
     """
     named = {field.name: getattr(args, field.name) for field in fields(ModelParts)}
     if named["conversation"] is None:
-        recorded = None if adapter is None else recorded_template(adapter)
-        named["conversation"] = recorded or family_template(args.language_model)
+        named["conversation"] = _recorded(adapter) or family_template(args.language_model)
     return ModelParts(**named)
+
+
+def _recorded(adapter: Path | None) -> str | None:
+    try:
+        return None if adapter is None else recorded_template(adapter)
+    except RecapError:
+        return None  # a broken file is for the tool itself to report

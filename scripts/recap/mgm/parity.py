@@ -28,6 +28,7 @@ float32.
 """
 
 import logging
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,22 +38,19 @@ import torch
 from ..errors import GateError
 from ..io import write_evidence
 from ..settings import MergeSettings
-from .adapter_config import adapter_kind, read_quantization
 from .adapters import adapter_model_config
-from .checkpoint import describe_base, load_tokenizer
-from .configuration import MGMConfig, config_from_disk
-from .localize import first_divergence, first_overflow, record_outputs
+from .checkpoint import describe_base
+from .localize import Run, first_divergence, first_overflow, largest_change, record_outputs
 from .lora import merge_adapter
-from .merger import AdapterMerger
 from .modeling import MGMForCausalLM
+from .parity_files import compare_files
 from .parity_models import Sides, release_memory
-from .parity_report import describe_report, find_wrong_settings, list_failures
+from .parity_report import describe_report, list_failures
 from .parts import ModelParts
 from .prompts import ParityPrompt, build_prompts
 from .provenance import require_base
-from .reference import compare_weights
 from .rounding import folded, lower, stochastically_rounded
-from .tensors import dtype_name, open_model_folder, torch_dtype
+from .tensors import torch_dtype
 from .traces import (
     FLOAT32_TOLERANCE,
     Allowance,
@@ -116,7 +114,8 @@ def check_parity(
         The report.
 
     Raises:
-        GateError: naming the first diverging module.
+        GateError: naming the first diverging module, or what keeps the checkpoint from
+            answering.
         RecapError: if an input is missing, broken, or of another base.
     """
     base = describe_base(parts)
@@ -124,40 +123,23 @@ def check_parity(
         require_base(folder, base)
     dtype, deployed = torch_dtype(settings.dtype), torch_dtype(deployed_dtype or settings.dtype)
     sides = Sides(Path(merged_dir), Path(adapter_dir), parts, dtype, deployed, device)
-    config = config_from_disk(merged_dir)
-    prompts = build_prompts(merged_dir, config, images_root, questions, settings.parity_prompts)
-    report = _compare_files(sides, config, prompts)
+    # what is asked comes from adapter and base: the checkpoint is what is judged
+    wanted = adapter_model_config(adapter_dir, parts)
+    prompts = build_prompts(parts, wanted, images_root, questions, settings.parity_prompts)
+    report = compare_files(sides, wanted, prompts)
     wrong = report["wrong_tensors"]
-    if all(entry["loadable"] for entry in wrong):
+    if report["unloadable"] is None and all(entry["loadable"] for entry in wrong):
         report |= _compare_answers(sides, prompts, settings.parity_max_new_tokens)
         if not wrong:
-            report["first_diverging_module"] = _localize(sides, prompts, report["prompts"])
+            report |= _localize(sides, prompts, report["prompts"])
     failed = any(not row["passed"] for row in report["prompts"])
-    sound = not wrong and not report["wrong_settings"] and report["tokenizer_equal"]
+    sound = not wrong and not report["wrong_settings"] and report["unloadable"] is None
     report["passed"] = sound and not failed
     write_evidence(out, report, passed=report["passed"])
     if not report["passed"]:
         raise GateError(describe_report(merged_dir, report), list_failures(report))
     logger.info("%s answers as base plus adapter on %d prompts", merged_dir, len(prompts))
     return report
-
-
-def _compare_files(sides: Sides, config: MGMConfig, prompts: list[ParityPrompt]) -> dict[str, Any]:
-    """Return what can be said of the checkpoint without running it."""
-    merger = AdapterMerger(sides.adapter_dir, sides.parts, sides.merged_dtype)
-    wrong = compare_weights(merger, open_model_folder(sides.merged_dir))
-    wanted = adapter_model_config(sides.adapter_dir, sides.parts)
-    return {
-        "dtype": dtype_name(sides.merged_dtype),
-        "deployed_dtype": dtype_name(sides.deployed),
-        "kind": adapter_kind(merger.settings),
-        "quantization": read_quantization(sides.adapter_dir),
-        "tokenizer_equal": _same_tokenizer(sides, prompts),
-        "wrong_settings": find_wrong_settings(sides.merged_dir, config, wanted, sides.parts),
-        "wrong_tensors": wrong,
-        "first_diverging_module": wrong[0]["module"] if wrong else None,
-        "prompts": [],
-    }
 
 
 def _compare_answers(sides: Sides, prompts: list[ParityPrompt], limit: int) -> dict[str, Any]:
@@ -172,9 +154,10 @@ def _compare_answers(sides: Sides, prompts: list[ParityPrompt], limit: int) -> d
     ]
     kinds = ("folded", "unmerged", "deployed")
     shares = [(r.allowed.difference / largest_logits(r.plain)).max() for r in references]
+    widest = float(torch.stack(shares).max())  # NaN where the unmerged model's logits are
     return {
         "float32_tolerance": FLOAT32_TOLERANCE,
-        "unmerged_tolerance": round(float(max(shares)), 6),
+        "unmerged_tolerance": round(widest, 6) if math.isfinite(widest) else None,
         "tokens_equal": all(row[kind]["tokens_equal"] for row in rows for kind in kinds),
         "prompts": rows,
     }
@@ -234,24 +217,52 @@ def _judge(merged: Trace, lowered: Trace, reference: Reference) -> dict[str, Any
     }
 
 
-def _localize(sides: Sides, prompts: list[ParityPrompt], rows: list[dict[str, Any]]) -> str | None:
-    """Return the first module that explains the first failing prompt, if one does."""
+def _localize(
+    sides: Sides, prompts: list[ParityPrompt], rows: list[dict[str, Any]]
+) -> dict[str, Any]:
+    """Return what explains the first failing prompt, for the report.
+
+    ``first_diverging_module`` computes something else than the same weights merged in
+    memory. Where none does, rounding is what moved the answer, and no module is wrong by
+    itself: ``most_changed_module`` is then the one that it moved most.
+    """
     pairs = zip(prompts, rows, strict=True)
     prompt, row = next(((p, row) for p, row in pairs if not row["passed"]), (None, None))
     if prompt is None or row is None:
-        return None
+        return {}
     failing = prompt
 
     def run(model: MGMForCausalLM) -> Trace:
         return trace(model, failing, 1)
 
     if not row["deployed"]["finite"]:
-        return first_overflow(lower(sides.merged(), sides.deployed), run)
+        lowered = lower(sides.merged(), sides.deployed)
+        return {"first_diverging_module": first_overflow(lowered, run)}
     expected = record_outputs(merge_adapter(sides.unmerged(), dtype=sides.merged_dtype), run)
     release_memory()
-    return first_divergence(sides.merged(), expected, run, FLOAT32_TOLERANCE)
+    found = first_divergence(sides.merged(), expected, run, FLOAT32_TOLERANCE)
+    if found is not None:
+        return {"first_diverging_module": found}
+    release_memory()
+    if row["unmerged"]["agrees"]:
+        against, change = "itself in float32", _change_by_type(sides, run)
+    else:
+        expected = record_outputs(sides.unmerged(), run)
+        release_memory()
+        against = "base with the adapter attached"
+        change = largest_change(sides.merged(), expected, run)
+    return {"most_changed_module": _describe_change(change, against)}
 
 
-def _same_tokenizer(sides: Sides, prompts: list[ParityPrompt]) -> bool:
-    ours, theirs = load_tokenizer(sides.merged_dir), load_tokenizer(sides.parts.language_model)
-    return all(ours(p.text).input_ids == theirs(p.text).input_ids for p in prompts)
+def _change_by_type(sides: Sides, run: Run) -> tuple[str, float] | None:
+    expected = record_outputs(sides.merged(), run)
+    release_memory()
+    return largest_change(lower(sides.merged(), sides.deployed), expected, run)
+
+
+def _describe_change(change: tuple[str, float] | None, against: str) -> dict[str, Any] | None:
+    if change is None:
+        return None
+    module, share = change
+    difference = round(share, 6) if math.isfinite(share) else None
+    return {"module": module, "relative_difference": difference, "compared_with": against}

@@ -5,52 +5,32 @@ from typing import Any
 
 from ..errors import RecapError
 from ..io import read_json
-from .configuration import MGMConfig
 from .parts import ModelParts
 from .processing import ImagePreprocessor
 
-# what decides how pictures and conversations are shown; sizes are the weights' business
-_COMPARED = (
-    "conversation",
-    "image_aspect_ratio",
-    "image_grid",
-    "image_global",
-    "image_size_aux",
-    "mm_vision_select_layer",
-    "mm_vision_select_feature",
-    "tokenizer_padding_side",
-)
 MERGE_AGAIN = "merge again from the adapter and base of this run"
 
 
-def find_wrong_settings(
-    merged_dir: str | Path, found: MGMConfig, wanted: MGMConfig, parts: ModelParts
-) -> list[dict[str, Any]]:
-    """Return the settings of a merged checkpoint that are not those of adapter and base.
-
-    Args:
-        merged_dir: the merged checkpoint.
-        found: its configuration.
-        wanted: the base's, with what the adapter was trained with.
-        parts: the base.
+def preprocessor_differences(merged_dir: str | Path, parts: ModelParts) -> list[dict[str, Any]]:
+    """Return what a checkpoint's ``preprocessor_config.json`` says otherwise than the base's.
 
     Returns:
         ``{"name", "found", "expected"}`` each.
     """
     path = Path(merged_dir) / "preprocessor_config.json"
-    stored = read_json(path) if path.is_file() else {}
+    wanted = ImagePreprocessor.from_parts(parts).as_dict()
+    if not path.is_file():
+        return [{"name": path.name, "found": "missing", "expected": "there"}]
+    try:
+        stored = read_json(path)
+    except RecapError:
+        stored = None
     if not isinstance(stored, dict):
-        raise RecapError(f"{path} is not an image preprocessor: it holds no mapping")
-    pairs = {name: (getattr(found, name), getattr(wanted, name)) for name in _COMPARED}
-    exact = ImagePreprocessor.from_parts(parts)
-    for name, value in exact.as_dict().items():
-        pairs[f"preprocessor_config.json {name}"] = (stored.get(name), value)
-    ours = ImagePreprocessor.from_settings(found.preprocessor)
-    pairs["preprocessor"] = (ours.as_settings(), exact.as_settings())
+        return [{"name": path.name, "found": "no mapping", "expected": wanted}]
     return [
-        {"name": name, "found": ours, "expected": theirs}
-        for name, (ours, theirs) in pairs.items()
-        if ours != theirs
+        {"name": f"{path.name} {name}", "found": stored.get(name), "expected": value}
+        for name, value in wanted.items()
+        if stored.get(name) != value
     ]
 
 
@@ -69,8 +49,10 @@ def list_failures(report: dict[str, Any]) -> list[dict[str, str]]:
         for row in report["prompts"]
         if not row["passed"]
     ]
-    if not report["tokenizer_equal"]:
-        found.append(("tokenizer", "encodes a prompt otherwise than the base's"))
+    if report["tokenizer_problem"] is not None:
+        found.append(("tokenizer", report["tokenizer_problem"]))
+    if not found:
+        found.append(("checkpoint", f"cannot be loaded: {report['unloadable']}"))
     return [{"name": name, "problem": why, "fix": _advice(why)} for name, why in found]
 
 
@@ -95,6 +77,13 @@ def describe_report(merged_dir: str | Path, report: dict[str, Any]) -> str:
     parts = [f"{merged_dir} does not answer as base plus adapter"]
     if report["first_diverging_module"]:
         parts.append(f"first diverging module: {report['first_diverging_module']}")
+    if report["most_changed_module"] is not None:
+        most = report["most_changed_module"]
+        parts.append(
+            "no module diverges in float32 from the same weights merged in memory; held against "
+            f"{most['compared_with']}, {most['module']} differs most, by "
+            f"{most['relative_difference']} of its largest output"
+        )
     if report["wrong_tensors"]:
         first = report["wrong_tensors"][0]
         parts.append(f"{len(report['wrong_tensors'])} wrong tensors, the first {first['reason']}")
@@ -104,7 +93,9 @@ def describe_report(merged_dir: str | Path, report: dict[str, Any]) -> str:
     ]
     if failed:
         parts.append(f"failing prompts: {', '.join(failed)}")
-    if not report["tokenizer_equal"]:
-        parts.append("the tokenizers differ")
+    if report["tokenizer_problem"] is not None:
+        parts.append(f"the tokenizer {report['tokenizer_problem']}")
+    elif report["unloadable"] is not None:
+        parts.append(f"it cannot be loaded: {report['unloadable']}")
     fixes = dict.fromkeys(failure["fix"] for failure in list_failures(report))
     return "; ".join([*parts, *fixes])

@@ -13,6 +13,7 @@ from ..io import iter_jsonl
 from .checkpoint import load_tokenizer
 from .configuration import MGMConfig
 from .conversation import IMAGE_TOKEN, encode_prompt, stop_token_ids
+from .parts import ModelParts
 from .processing import ImagePreprocessor
 
 
@@ -36,7 +37,7 @@ class ParityPrompt:
 
 
 def build_prompts(
-    checkpoint: str | Path,
+    parts: ModelParts,
     config: MGMConfig,
     images_root: str | Path,
     questions: str | Path,
@@ -45,6 +46,13 @@ def build_prompts(
     """Return ``count`` image prompts, one with a blank picture and one without any.
 
     The first questions with distinct pictures are taken, in the file's order.
+
+    Args:
+        parts: the base, whose tokenizer encodes them.
+        config: the model's, with template and preprocessor.
+        images_root: folder of the pictures.
+        questions: JSONL with ``question_id``, ``image``, ``text``.
+        count: how many image prompts.
 
     Raises:
         RecapError: if there are too few, or a picture cannot be read.
@@ -55,8 +63,8 @@ def build_prompts(
             f"{questions} asks about {len(rows)} different pictures, but {count} image prompts are "
             "wanted; pass a larger file, or lower parity_prompts"
         )
-    tokenizer = load_tokenizer(checkpoint)
-    preprocessor = ImagePreprocessor.from_checkpoint(checkpoint)
+    tokenizer = load_tokenizer(parts.language_model)
+    preprocessor = ImagePreprocessor.from_settings(config.preprocessor)
     stops = stop_token_ids(tokenizer, config.conversation)
 
     def make(name: str, text: str, picture: Image.Image | None) -> ParityPrompt:
@@ -92,6 +100,9 @@ def _distinct(questions: str | Path, count: int) -> list[dict[str, Any]]:
 def _valid(row: dict[str, Any], questions: str | Path) -> bool:
     if not {"question_id", "image", "text"} <= set(row):
         raise RecapError(f"{questions}: a question needs question_id, image and text: {row}")
+    wrong = [name for name in ("image", "text") if not isinstance(row[name], str)]
+    if wrong:
+        raise RecapError(f"{questions}: {wrong[0]} of a question must be text: {row}")
     return True
 
 

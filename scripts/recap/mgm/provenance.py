@@ -13,6 +13,7 @@ from ..errors import RecapError
 from ..io import read_json
 from . import tensors as files
 from .digests import describe_tensor
+from .reading import read_mapping
 
 MANIFEST = "manifest.json"
 # beside an upstream-form config.json, which has no place for what upstream does not know
@@ -26,7 +27,7 @@ TensorTable = dict[str, dict[str, Any]]
 def read_section(folder: str | Path) -> dict[str, Any] | None:
     """Return this library's part of a folder's configuration, or None if it has none."""
     config, beside = Path(folder) / "config.json", Path(folder) / SECTION_FILE
-    section = read_json(config).get(SECTION_KEY) if config.is_file() else None
+    section = read_mapping(config).get(SECTION_KEY) if config.is_file() else None
     if section is None and beside.is_file():
         section = read_json(beside)
     return section if isinstance(section, dict) else None
@@ -48,7 +49,7 @@ def describe_origin(folder: str | Path) -> dict[str, Any] | None:
     path = Path(folder) / MANIFEST
     if not path.is_file():
         return None
-    document = read_json(path)
+    document = read_mapping(path)
     before = read_details(folder).get("origin")
     kept = {key: document.get(key) for key in ("stage", "seed", "settings")}
     kept["stage"] = read_details(folder).get("stage", kept["stage"])

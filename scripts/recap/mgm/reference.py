@@ -35,7 +35,7 @@ def execution_rank(name: str) -> tuple[Any, ...]:
 
 
 def compare_weights(
-    merger: AdapterMerger, merged: Mapping[str, TensorSource]
+    merger: AdapterMerger, merged: Mapping[str, TensorSource], *, tied: bool
 ) -> list[dict[str, Any]]:
     """Return the tensors of a merged checkpoint that are not what base and adapter say.
 
@@ -46,6 +46,7 @@ def compare_weights(
     Args:
         merger: base, adapter and type.
         merged: the checkpoint's tensors.
+        tied: whether the head is the embedding, and may be left out.
 
     Returns:
         One entry ``{"module", "reason", "loadable"}`` a wrong tensor, in the order of
@@ -54,7 +55,9 @@ def compare_weights(
     """
     wrong = []
     sources = {
-        name: source for name, source in merger.base.items() if name in merged or name != HEAD_NAME
+        name: source
+        for name, source in merger.base.items()
+        if name in merged or not (tied and name == HEAD_NAME)
     }
     names = set(sources) | {f"model.{name}" for name in merger.projector}
     for name in sorted(names | set(merged), key=execution_rank):

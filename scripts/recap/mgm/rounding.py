@@ -29,6 +29,7 @@ def round_stochastically(
     """
     _, exponent = torch.frexp(x)
     step = torch.ldexp(torch.full_like(x, torch.finfo(dtype).eps), exponent - 1)
+    step[x == 0] = 0  # any type holds zero
     noise = torch.rand(x.shape, generator=generator, device=generator.device).to(x.device) - 0.5
     return (x + noise * step).to(dtype).float()
 

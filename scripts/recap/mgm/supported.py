@@ -31,7 +31,9 @@ def find_unsupported(settings: Mapping[str, Any], clip_layers: int | None) -> di
             known = " or ".join(repr(choice) for choice in allowed)
             wrong[name] = f"is {value!r}, but only {known} is implemented"
     layer = settings.get("mm_vision_select_layer")
-    if layer is not None and clip_layers is not None:
+    if layer is not None and (isinstance(layer, bool) or not isinstance(layer, int)):
+        wrong["mm_vision_select_layer"] = f"is {layer!r}, but only a whole number is implemented"
+    elif layer is not None and clip_layers is not None:
         steps = layer if layer >= 0 else clip_layers + 1 + layer
         if not 0 <= steps <= clip_layers:
             problem = f"is {layer}, which a CLIP tower of {clip_layers} layers does not have"

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import transformers
-from transformers import CLIPVisionConfig
 
 from ..errors import RecapError
 from .families import LANGUAGES, family_template
@@ -17,6 +16,7 @@ from .openclip import read_convnext_size
 from .parts import ModelParts
 from .processing import ImagePreprocessor
 from .provenance import SECTION_KEY
+from .reading import read_clip
 from .rope import upstream_scaling
 from .upstream_rules import LANGUAGE_KEYS, TIED_BY_DEFAULT, UpstreamTowers
 
@@ -55,7 +55,7 @@ def section_from_towers(
         convnext=_tower(path, flat, "mm_vision_tower_aux", "--convnext", convnext),
         image_size_aux=int(flat.get("image_size_aux") or 768),
     )
-    vision = CLIPVisionConfig.from_pretrained(parts.clip, local_files_only=True)
+    vision = read_clip(parts.clip)
     size = read_convnext_size(parts.convnext)
     for key, found in (
         ("mm_hidden_size", vision.hidden_size),

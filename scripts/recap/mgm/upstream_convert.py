@@ -35,6 +35,13 @@ from .upstream_rules import find_name_problem, require_folder_name
 from .upstream_trained import Conversion, checked_sources, convert_trained
 
 logger = logging.getLogger(__name__)
+# weights of a language model or of a full checkpoint
+_MODEL_FILES = (
+    "model*.index.json",
+    "pytorch_model*.index.json",
+    "model.safetensors",
+    "pytorch_model.bin",
+)
 
 
 def convert_checkpoint(source: str | Path, out: str | Path, what: Conversion) -> dict[str, Any]:
@@ -80,10 +87,23 @@ def _refuse_overwrite(root: Path, target: Path) -> None:
 
 
 def _kind(root: Path) -> str:
-    if (root / "adapter_config.json").is_file():
-        return "adapter"
-    if any(root.glob("mm_projector.*")):
-        return "projector"
+    """Return what a folder holds.
+
+    Raises:
+        RecapError: if it holds nothing known, or files of two kinds, one of which would be
+            left out.
+    """
+    weights = [path for pattern in _MODEL_FILES for path in sorted(root.glob(pattern))]
+    for kind, pattern in (("adapter", "adapter_config.json"), ("projector", "mm_projector.*")):
+        found = sorted(root.glob(pattern))
+        if found and weights:
+            raise RecapError(
+                f"{root} holds {weights[0].name} of a full checkpoint and {found[0].name} of "
+                f"{'an adapter' if kind == 'adapter' else 'a projector'}, and one of them would be "
+                "left out; move the files that do not belong there to a folder of their own"
+            )
+        if found:
+            return kind
     if (root / "config.json").is_file():
         return "checkpoint"
     raise RecapError(

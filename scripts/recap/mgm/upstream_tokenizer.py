@@ -70,7 +70,7 @@ def _rewrite_metaspace(older: dict[str, Any], where: str | Path) -> None:
             )
         older["pre_tokenizer"] = None
         older["normalizer"] = _as_normalizer(cutter, where)
-        return
+        cutter = {}
     for part in (cutter, older.get("decoder") or {}):
         for inner in (part, *part.get("pretokenizers", ()), *part.get("decoders", ())):
             if inner.get("type") == "Metaspace" and "split" in inner:

@@ -60,6 +60,9 @@ SHORTAGES = [
     (lambda: OSError(errno.EDQUOT, "Disk quota exceeded"), "free space"),
     (lambda: PermissionError(errno.EACCES, "Permission denied", "/data/x"), "rights of that path"),
     (lambda: OSError(errno.EROFS, "Read-only file system"), "rights of that path"),
+    (lambda: FileExistsError(errno.EEXIST, "File exists", "/data/x"), "name another path"),
+    (lambda: NotADirectoryError(errno.ENOTDIR, "Not a directory", "/x/y"), "name another path"),
+    (lambda: IsADirectoryError(errno.EISDIR, "Is a directory", "/data/x"), "name another path"),
 ]
 
 

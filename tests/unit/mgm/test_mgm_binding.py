@@ -95,6 +95,14 @@ def test_a_tokenizer_is_more_than_its_pieces(adapter, base, capsys, change):
     assert after in failures[0]["problem"]
 
 
+def test_one_file_s_special_tokens_do_not_hide_the_other_s(base):
+    tokens = {"eos_token": "<eos>"}
+    (base.language_model / "special_tokens_map.json").write_text(json.dumps(tokens))
+    before = tokenizer_fingerprint(base.language_model)
+    other_eos(base.language_model)
+    assert tokenizer_fingerprint(base.language_model) != before
+
+
 def test_what_does_not_cut_text_is_left_out_of_the_fingerprint(base):
     before = tokenizer_fingerprint(base.language_model)
     edit_json(base.language_model / "tokenizer_config.json", model_max_length=77, padding_side="x")
@@ -166,6 +174,40 @@ def test_a_missing_tensor_is_looked_for_in_its_own_folder(
     merger = AdapterMerger(adapter, parts, torch.bfloat16)
     with pytest.raises(RecapError, match=rf"^{folder}: .*missing {outside}"):
         merger.require_complete(adapter_model_config(adapter, parts))
+
+
+@pytest.mark.parametrize("part", ["language_model", "clip"])
+def test_a_surplus_tensor_is_found_before_the_merge(mgm_parts, adapter, tmp_path, capsys, part):
+    forget_base(adapter)
+    folder = shutil.copytree(getattr(mgm_parts, part), tmp_path / part)
+    path = next(folder.glob("*.safetensors"))
+    prefix = "model.layers.9." if part == "language_model" else "encoder.layers.9."
+    tensors = load_file(path) | {f"{prefix}norm.weight": torch.ones(3)}
+    save_file(tensors, path, metadata={"format": "pt"})
+    code, failures, _ = check(capsys, adapter, replace(mgm_parts, **{part: folder}))
+    assert code == 3
+    assert [failure["name"].endswith(f"{prefix}norm.weight") for failure in failures] == [True]
+    assert str(folder) in failures[0]["fix"]
+
+
+@pytest.mark.parametrize(
+    ("file", "name", "failure"),
+    [
+        (ADAPTER_FILE, LORA, LORA),
+        (PROJECTOR_FILE, "base_model.model.model.mm_projector.0.weight",
+         "projector tensor mm_projector.0.weight"),
+    ],
+)  # fmt: skip
+def test_whole_numbers_are_no_weights(mgm_parts, adapter, tmp_path, capsys, file, name, failure):
+    tensors = load_file(adapter / file)
+    start = shutil.copy(adapter / PROJECTOR_FILE, tmp_path / "start.safetensors")
+    tensors = {key: tensor * 2 for key, tensor in tensors.items()}
+    tensors[name] = tensors[name].to(torch.int8)
+    save_file(tensors, adapter / file)
+    code, failures, _ = check(capsys, adapter, mgm_parts, "--initial-projector", start)
+    found = {entry["name"]: entry["problem"] for entry in failures}
+    assert code == 3
+    assert "int8" in found[failure]
 
 
 # rank

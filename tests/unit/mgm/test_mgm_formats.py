@@ -324,3 +324,12 @@ def test_siblings_there_and_back(towers, tmp_path, conversation, name, kind):
     again, _ = load_checkpoint(tmp_path / "back", dtype="bfloat16")
     assert again.config.conversation == conversation
     assert torch.equal(logits(again), logits(model))
+
+
+@pytest.mark.parametrize("stray", ["mm_projector.bin", "adapter_config.json"])
+def test_a_checkpoint_with_another_kind_s_file_is_not_taken_for_that_kind(saved, tmp_path, stray):
+    folder = shutil.copytree(saved, tmp_path / "m")
+    (folder / stray).write_text("{}")
+    with pytest.raises(RecapError, match=rf"holds model\S* of a full checkpoint and {stray}"):
+        convert_checkpoint(folder, tmp_path / "out", Conversion())
+    assert not (tmp_path / "out").exists()

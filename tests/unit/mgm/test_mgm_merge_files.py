@@ -173,6 +173,24 @@ def test_a_folder_that_cannot_be_replaced_is_put_back(tmp_path, monkeypatch):
     assert listed(tmp_path) == ["place"]
 
 
+def test_an_interrupt_between_the_renames_puts_the_folder_back(tmp_path, monkeypatch):
+    target = tmp_path / "m"
+    target.mkdir()
+    (target / "old").touch()
+    rename = Path.rename
+
+    def interrupted(self, place):
+        if self.name.endswith(".partial"):
+            raise KeyboardInterrupt
+        return rename(self, place)
+
+    monkeypatch.setattr(Path, "rename", interrupted)
+    with pytest.raises(KeyboardInterrupt), replaced_folder(target):
+        pass
+    assert [path.name for path in tmp_path.iterdir()] == ["m"]
+    assert (target / "old").is_file()
+
+
 def test_the_old_folder_is_found_again_after_a_kill(tmp_path):
     """Killed between the two renames: the new folder is lost, not the old one."""
     place = tmp_path / "place"

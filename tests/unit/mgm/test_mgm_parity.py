@@ -14,11 +14,12 @@ from safetensors.torch import load_file, save_file
 import check_parity
 from recap.mgm import parity, parity_models
 from recap.mgm.checkpoint import build_model, describe_base, load_adapter
-from recap.mgm.localize import first_divergence, first_overflow, record_outputs
+from recap.mgm.localize import first_divergence, first_overflow, largest_change, record_outputs
 from recap.mgm.lora import merge_adapter
 from recap.mgm.merge import merge_lora_weights
 from recap.mgm.micro import write_micro_parts
 from recap.mgm.rounding import folded, lower
+from recap.mgm.tensors import as_sources, open_model_folder, write_sharded
 from recap.mgm.traces import CAP, Trace, allow, compare_traces, rounding_effect
 from recap.settings import MergeSettings
 
@@ -121,6 +122,13 @@ def test_lowering_keeps_the_rotary_frequencies(mgm_model):
     assert torch.equal(mgm_model.language_model.model.rotary_emb.inv_freq, frequencies)
 
 
+def test_rounding_leaves_exact_zeros_alone():
+    from recap.mgm.rounding import round_stochastically
+
+    generator = torch.Generator().manual_seed(0)
+    assert not round_stochastically(torch.zeros(64), torch.bfloat16, generator).any()
+
+
 # tolerances
 
 
@@ -210,6 +218,20 @@ def test_an_overflow_where_the_model_is_used_is_seen(gate, mgm_parts, tmp_path):
     assert "evaluate in bfloat16" in outcome["failures"][-1]["fix"]
 
 
+def test_nan_in_the_unmerged_model_s_logits_is_reported(gate, mgm_parts, tmp_path):
+    folder = shutil.copytree(mgm_parts.language_model, tmp_path / "gemma")
+    tensors = load_file(folder / "model.safetensors")
+    for name in ("gate_proj", "up_proj"):
+        tensors[f"model.layers.0.mlp.{name}.weight"] *= 1e20
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    parts = replace(mgm_parts, language_model=folder)
+    adapter = write_adapter(parts, tmp_path / "adapter", KINDS["LoRA"])
+    merge_lora_weights(adapter, parts, tmp_path / "m", SETTINGS)
+    code, _, report = gate(tmp_path / "m", parts=parts, adapter=adapter)
+    assert (code, report["unmerged_tolerance"]) == (3, None)
+    assert not any(row["passed"] for row in report["prompts"])
+
+
 @pytest.mark.parametrize("deployed", ["float32", "bfloat16", "float16"])
 def test_every_deployed_type_is_answered_in(gate, merged, deployed):
     code, _, report = gate(merged, "--deployed-dtype", deployed)
@@ -243,6 +265,42 @@ def test_other_tokens_in_the_deployed_type_fail(gate, merged, monkeypatch):
     assert code == 3
     assert all(row["unmerged"]["agrees"] for row in report["prompts"])
     assert "otherwise in bfloat16 than in float32" in outcome["failures"][0]["problem"]
+    most = report["most_changed_module"]
+    assert (report["first_diverging_module"], most["compared_with"]) == (None, "itself in float32")
+    assert 1e-4 < most["relative_difference"] < 1
+    assert "no module diverges in float32 from the same weights" in outcome["message"]
+
+
+def test_rounding_alone_names_the_module_that_it_moved_most(gate, merged, monkeypatch):
+    from recap.mgm import traces
+
+    monkeypatch.setattr(traces, "SAFETY", 0.0)  # leaves what float32 sums may differ by
+    code, outcome, report = gate(merged)
+    assert code == 3
+    assert not any(row["unmerged"]["agrees"] for row in report["prompts"])
+    assert all(row["folded"]["within"] for row in report["prompts"])
+    most = report["most_changed_module"]
+    assert report["first_diverging_module"] is None
+    assert most["compared_with"] == "base with the adapter attached"
+    assert 1e-4 < most["relative_difference"] < 1
+    assert f"{most['module']} differs most" in outcome["message"]
+
+
+def test_a_wrapped_map_is_seen_with_its_adapter(mgm_parts, mgm_adapter):
+    model = load_adapter(build_model(mgm_parts, dtype="float32", seed=0), mgm_adapter)
+
+    def run(some):
+        with torch.no_grad():
+            return some.language_model(torch.tensor([[2, 60, 61, 62]]))
+
+    expected = record_outputs(model, run)
+    merged = merge_adapter(model, dtype=torch.float32)
+    assert largest_change(merged, expected, run)[1] < 1e-4
+    name = "model.layers.1.mlp.gate_proj"
+    assert name in expected
+    with torch.no_grad():
+        merged.get_parameter(f"language_model.{name}.weight").mul_(3)
+    assert largest_change(merged, expected, run)[0] == name
 
 
 # settings
@@ -256,11 +314,36 @@ def other_aspect(folder):
     edit_json(folder / "config.json", image_aspect_ratio="square")
 
 
-def other_template(folder):
+def edit_section(folder, **values):
     config = json.loads((folder / "config.json").read_text())
-    config["recap"]["conversation"] = "gemma"
-    config["recap"]["preprocessor"]["std"] = [1.0, 1.0, 1.0]
+    config["recap"] |= values
     (folder / "config.json").write_text(json.dumps(config))
+
+
+def other_std(folder):
+    config = json.loads((folder / "config.json").read_text())
+    edit_section(folder, preprocessor=config["recap"]["preprocessor"] | {"std": [1.0, 1.0, 1.0]})
+
+
+def other_template(folder):
+    edit_section(folder, conversation="vicuna_v1")
+
+
+def no_preprocessor(folder):
+    (folder / "preprocessor_config.json").unlink()
+
+
+def other_length(folder):
+    edit_json(folder / "config.json", tokenizer_model_max_length=4096)
+
+
+def scaled(folder):
+    scaling = {"rope_type": "linear", "factor": 4.0}
+    edit_json(folder / "config.json", rope_scaling=scaling)
+
+
+def other_positions(folder):
+    edit_json(folder / "config.json", max_position_embeddings=77)
 
 
 def other_side(folder):
@@ -272,7 +355,11 @@ def other_side(folder):
     [
         (other_mean, "preprocessor_config.json image_mean"),
         (other_aspect, "image_aspect_ratio"),
-        (other_template, "preprocessor"),
+        (other_std, "preprocessor"),
+        (other_template, "conversation"),
+        (no_preprocessor, "preprocessor_config.json"),
+        (other_length, "tokenizer_model_max_length"),
+        (other_positions, "max_position_embeddings"),
         (other_side, "tokenizer_padding_side"),
     ],
 )
@@ -283,6 +370,63 @@ def test_a_checkpoint_that_shows_pictures_otherwise_fails(gate, tampered, change
     assert [entry["name"] for entry in report["wrong_settings"]] == [name]
     assert [failure["name"] for failure in outcome["failures"]] == [name]
     assert name in outcome["message"]
+
+
+def test_scaled_positions_are_named_with_what_they_change(gate, tampered):
+    scaled(tampered)
+    code, outcome, report = gate(tampered)
+    assert code == 3
+    assert [entry["name"] for entry in report["wrong_settings"]] == ["rope_scaling"]
+    assert "rope_scaling" in [failure["name"] for failure in outcome["failures"]]
+
+
+def other_width(folder):
+    edit_json(folder / "config.json", hidden_size=96)
+
+
+def other_projector(folder):
+    edit_json(folder / "config.json", mm_projector_type="linear")
+
+
+def other_pieces(folder):
+    (folder / "tokenizer.json").unlink()
+
+
+@pytest.mark.parametrize(
+    ("change", "name"),
+    [(other_width, "hidden_size"), (other_projector, "config.json"), (other_pieces, "tokenizer")],
+)
+def test_a_checkpoint_that_cannot_be_loaded_is_reported_on(gate, tampered, change, name):
+    change(tampered)
+    code, outcome, report = gate(tampered)
+    assert (code, report["passed"], report["prompts"]) == (3, False, [])
+    assert [failure["name"] for failure in outcome["failures"]] == [name]
+    assert report["unloadable"] is not None
+
+
+def test_settings_that_the_adapter_was_not_trained_with(gate, merged, mgm_adapter, tmp_path):
+    adapter = shutil.copytree(mgm_adapter, tmp_path / "adapter")
+    edit_json(adapter / "config.json", rms_norm_eps=1e-3)
+    code, outcome, report = gate(merged, adapter=adapter)
+    assert code == 3
+    assert [failure["name"] for failure in outcome["failures"]] == ["the adapter's rms_norm_eps"]
+    assert report["wrong_settings"][0]["found"] == 1e-3
+
+
+def test_a_head_of_its_own_may_not_be_missing(gate, tmp_path):
+    parts = write_micro_parts(
+        tmp_path / "vicuna", layers=2, hidden_size=64, conversation="vicuna_v1", seed=2
+    )
+    adapter = write_adapter(parts, tmp_path / "adapter", KINDS["LoRA"])
+    merge_lora_weights(adapter, parts, tmp_path / "m", SETTINGS)
+    tensors = {name: s.load() for name, s in open_model_folder(tmp_path / "m").items()}
+    del tensors["lm_head.weight"]
+    for path in (tmp_path / "m").glob("*.safetensors"):
+        path.unlink()
+    write_sharded(as_sources(tensors), tmp_path / "m", "5GB")
+    code, outcome, report = gate(tmp_path / "m", parts=parts, adapter=adapter)
+    assert (code, report["first_diverging_module"]) == (3, "lm_head")
+    assert outcome["failures"][0]["problem"] == "missing from the merged checkpoint"
 
 
 def test_another_layer_of_clip_is_blamed_on_the_tower(gate, tampered):

@@ -106,6 +106,18 @@ def test_a_metaspace_that_splits_loses_the_key_alone(scheme, nested):
     require_same_ids(before, after, "x")
 
 
+def test_a_decoder_loses_the_key_where_the_cutter_becomes_a_normalizer():
+    tokenizer = Tokenizer(BPE(vocab={"▁": 0, "a": 1, "▁a": 2}, merges=[("▁", "a")]))
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="always", split=False)
+    tokenizer.decoder = decoders.Metaspace(prepend_scheme="always", split=False)
+    before = json.loads(tokenizer.to_str())
+    after = older_tokenizer(before, "x")
+    assert after["pre_tokenizer"] is None
+    assert "split" not in after["decoder"]
+    assert after["decoder"]["add_prefix_space"] is True
+    require_same_ids(before, after, "x")
+
+
 def test_what_has_no_older_form_is_refused():
     with pytest.raises(RecapError, match=r"x: the merge \['a b', 'c'\] has a space"):
         older_tokenizer({"model": {"merges": [["a b", "c"]]}}, "x")
