@@ -71,7 +71,7 @@ rule fetch_model:
 
 
 rule register_local_model:
-    """Hash a model folder of your own, so that a change in it is noticed."""
+    """Hash a model folder that is on this machine, so that a change in it is noticed."""
     input:
         files=lambda wildcards: WIRING.local_model_files(wildcards.model),
     output:
