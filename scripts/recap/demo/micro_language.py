@@ -114,7 +114,8 @@ def _start_embedding(model: Any, tokenizer: Any) -> None:
 
     table = model.get_input_embeddings().weight
     kin: dict[str, list[int]] = {}
-    for piece, number in tokenizer.get_vocab().items():
+    # by id: the vocabulary itself comes in another order each time it is asked for
+    for piece, number in sorted(tokenizer.get_vocab().items(), key=lambda entry: entry[1]):
         kin.setdefault(piece.removeprefix("▁").lower(), []).append(number)
     with torch.no_grad():
         for numbers in kin.values():
