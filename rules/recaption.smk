@@ -34,6 +34,7 @@ rule caption_shard:
             --captioner {wildcards.captioner:q} \
             --store {params.store:q} \
             --settings {params.settings:q} \
+            --workers {threads} \
             --out {output.captions:q} \
             --perf {output.perf:q} \
             2>{log:q}

@@ -2,7 +2,7 @@
 
 import argparse
 
-from recap.caption.shard import caption_shard
+from recap.caption.shard import Machine, caption_shard
 from recap.cli import make_parser, parse_settings, run_cli
 from recap.settings import CaptionSettings
 
@@ -17,13 +17,14 @@ def parser() -> argparse.ArgumentParser:
     )
     cli.add_argument("--records", required=True, help="kept records")
     cli.add_argument("--image-root", required=True, help="folder image paths are relative to")
-    cli.add_argument("--model", required=True, help="Blip2ForConditionalGeneration folder")
+    cli.add_argument("--model", required=True, help="BLIP-2 or InstructBLIP folder")
     cli.add_argument("--captioner", required=True, help="the captioner's name")
     cli.add_argument("--store", required=True, help="caption store, shared by all shards")
     cli.add_argument("--settings", required=True, help="CaptionSettings as JSON or a path")
     cli.add_argument("--out", required=True, help="id and caption a record, in order")
     cli.add_argument("--perf", required=True, help="throughput, memory and store hits as JSON")
     cli.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
+    cli.add_argument("--workers", type=int, default=4, help="processes that decode for a GPU")
     return cli
 
 
@@ -38,7 +39,7 @@ def main(args: argparse.Namespace) -> None:
         settings=parse_settings(CaptionSettings, args.settings),
         out=args.out,
         perf=args.perf,
-        device=args.device,
+        machine=Machine(args.device, args.workers),
     )
 
 

@@ -88,8 +88,34 @@ class CaptionSettings(Settings):
     )
     max_new_tokens: int = Field(30, ge=1, description="longest caption in tokens")
     num_beams: int = Field(1, ge=1, description="1 is greedy")
+    candidates: int = Field(
+        1,
+        ge=1,
+        description="captions made for an image; of several the first is greedy, the others are "
+        "sampled, and the best by similarity is kept",
+    )
+    temperature: float = Field(1.0, gt=0, description="divides the logits of sampled candidates")
+    top_k: int = Field(50, ge=1, description="tokens a sampled candidate may choose from")
+    seed: int = Field(
+        1024, description="seed of sampled candidates; each image draws from a stream of its own"
+    )
     dtype: Dtype = Field("bfloat16", description="floating-point type of the captioner")
-    batch_size: int = Field(64, ge=1, description="images a forward pass")
+    batch_size: int | Literal["auto"] = Field(
+        "auto",
+        description="captions a forward pass; `auto`: the largest of up to 256 that is estimated "
+        "to fit `memory_gib`",
+    )
+    memory_gib: float = Field(
+        20.0, gt=0, description="GPU memory in GiB that an automatic batch size may fill"
+    )
+
+    @model_validator(mode="after")
+    def _candidates_are_sampled(self) -> "CaptionSettings":
+        if self.candidates > 1 and self.num_beams > 1:
+            raise ValueError("`candidates` are sampled, so `num_beams` must be 1")
+        if isinstance(self.batch_size, int) and not 1 <= self.candidates <= self.batch_size:
+            raise ValueError(f"`batch_size` must hold the {self.candidates} candidates of an image")
+        return self
 
 
 class LoraSettings(Settings):

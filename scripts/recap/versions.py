@@ -12,7 +12,7 @@ STAGE_VERSIONS: dict[str, int] = {
     "split": 1,
     "measure": 1,
     "select": 1,
-    "caption": 1,
+    "caption": 2,
     "similarity": 1,
     "policy": 1,
     "dataset": 1,

@@ -8,6 +8,7 @@ from ..hashing import digest_json, sha256_file
 from ..io import read_json, write_json
 from ..settings import CaptionSettings
 from ..versions import STAGE_VERSIONS
+from .memory import resolve_batch_size
 
 _SUFFIXES = (".json", ".safetensors", ".bin", ".model", ".txt", ".jinja")
 _NOT_THE_MODEL = ("manifest.json",)
@@ -19,15 +20,20 @@ def describe_captioner(
     """Return everything that makes one captioner differ from another.
 
     The batch size is part of it below float32 only: there the size of a batch
-    changes the rounding, and with it some captions.
+    changes the rounding, and with it some captions. What does not bear on a
+    caption, such as the sampling of candidates there are none of, is left out.
 
     Args:
         model: folder of the captioner.
         settings: prompt, decoding and dtype.
         cache: folder that remembers digests of unchanged model files.
     """
-    exact = settings.dtype == "float32"
-    decoding = settings.model_dump(exclude={"batch_size"} if exact else set())
+    decoding = settings.model_dump(exclude={"batch_size", "memory_gib"})
+    if settings.dtype != "float32":
+        decoding["batch_size"] = resolve_batch_size(model, settings)
+    if settings.candidates == 1:
+        for name in ("temperature", "top_k", "seed"):
+            del decoding[name]
     return {
         "model_sha256": model_digest(model, cache),
         "decoding": decoding,

@@ -1,11 +1,11 @@
 """Captioning a shard: known images from the store, the others by the model."""
 
-import io
 import logging
-from collections.abc import Iterator
+from collections.abc import Container
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 from ..curate.records import Record, read_records
 from ..errors import RecapError
@@ -14,14 +14,33 @@ from ..io import write_jsonl
 from ..perf import PerfRecord
 from ..settings import CaptionSettings
 from .fingerprint import captioner_fingerprint, describe_captioner
+from .pixels import ImageFile, pixel_batches, read_image
 from .store import CaptionStore
-
-if TYPE_CHECKING:
-    from PIL.Image import Image
 
 logger = logging.getLogger(__name__)
 
 _READERS = 4
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Where a captioner runs; changes no caption.
+
+    Attributes:
+        device: ``auto``, ``cpu`` or ``cuda``.
+        workers: processes that decode images for a GPU.
+    """
+
+    device: str = "auto"
+    workers: int = 4
+
+    def on_gpu(self) -> bool:
+        """Tell whether the model runs on a GPU, without starting CUDA in this process."""
+        import torch
+
+        if self.device == "auto":
+            return bool(torch.cuda.device_count())
+        return self.device == "cuda"
 
 
 def caption_shard(
@@ -34,7 +53,7 @@ def caption_shard(
     settings: CaptionSettings,
     out: str | Path,
     perf: str | Path,
-    device: str = "auto",
+    machine: Machine | None = None,
 ) -> int:
     """Write one caption a record, calling the model only for unknown images.
 
@@ -45,9 +64,10 @@ def caption_shard(
         captioner: its name, for messages and figures.
         store: root of the caption store.
         settings: prompt, decoding, dtype and batch size.
-        out: ``{"id", "caption"}`` a record, in order, captions not trimmed.
+        out: ``{"id", "caption"}`` a record, in order, captions not trimmed; with
+            several candidates also ``candidates``, of which the caption is the first.
         perf: JSON file; ``captioned`` and ``from_store`` count distinct images.
-        device: ``auto``, ``cpu`` or ``cuda``.
+        machine: where the model runs.
 
     Returns:
         The number of images the model captioned.
@@ -58,15 +78,21 @@ def caption_shard(
     """
     figures = PerfRecord("caption", "images")
     rows = read_records(records)
-    jobs = _jobs(rows, Path(image_root))
+    files = _files(rows, Path(image_root))
     description = describe_captioner(model, settings, Path(store) / "models")
     fingerprint = captioner_fingerprint(description)
     with CaptionStore(store, fingerprint, {"captioner": captioner, **description}) as shelf:
-        known = shelf.lookup(key for _, _, key in jobs)
-        missing = _first_of_each(jobs, known)
-        fresh = _caption_missing(missing, model, settings, shelf, device) if missing else {}
+        known = shelf.lookup(file.sha256 for file in files)
+        missing = _first_of_each(files, known)
+        fresh = (
+            _caption_missing(missing, model, settings, shelf, machine or Machine())
+            if missing
+            else {}
+        )
     captions = {**known, **fresh}
-    write_jsonl(out, ({"id": row["id"], "caption": captions[key]} for row, _, key in jobs))
+    write_jsonl(
+        out, (_row(row, captions[file.sha256]) for row, file in zip(rows, files, strict=True))
+    )
     figures.items = len(fresh)
     figures.extra = {
         "captioner": captioner,
@@ -81,93 +107,60 @@ def caption_shard(
     return len(fresh)
 
 
-# A record, the path of its image, and the SHA-256 of that image's bytes.
-_Job = tuple[Record, Path, str]
+def _row(record: Record, candidates: list[str]) -> dict[str, Any]:
+    row = {"id": record["id"], "caption": candidates[0]}
+    return row | {"candidates": candidates} if len(candidates) > 1 else row
 
 
-def _jobs(rows: list[Record], root: Path) -> list[_Job]:
-    paths = [_image_path(row, root) for row in rows]
+def _files(rows: list[Record], root: Path) -> list[ImageFile]:
+    """Return each record's image with the SHA-256 of its bytes."""
+
+    def identify(row: Record) -> ImageFile:
+        if len(row["images"]) != 1:
+            raise RecapError(f"id {row['id']!r}: {len(row['images'])} images; one is needed")
+        path = root / row["images"][0]
+        return ImageFile(row["id"], path, sha256_bytes(read_image(row["id"], path)))
+
     with ThreadPoolExecutor(_READERS) as readers:
-        keys = readers.map(_image_key, rows, paths)
-        return list(zip(rows, paths, keys, strict=True))
+        return list(readers.map(identify, rows))
 
 
-def _first_of_each(jobs: list[_Job], known: dict[str, str]) -> list[_Job]:
-    """Return the first record of every image that has no caption yet, in order."""
-    seen = set(known)
-    first = []
-    for job in jobs:
-        if job[2] not in seen:
-            seen.add(job[2])
-            first.append(job)
-    return first
+def _first_of_each(files: list[ImageFile], known: Container[str]) -> list[ImageFile]:
+    """Return the first file of every image that has no caption yet, in order."""
+    first: dict[str, ImageFile] = {}
+    for file in files:
+        if file.sha256 not in known:
+            first.setdefault(file.sha256, file)
+    return list(first.values())
 
 
 def _caption_missing(
-    jobs: list[_Job],
+    files: list[ImageFile],
     model: str | Path,
     settings: CaptionSettings,
     shelf: CaptionStore,
-    device: str,
-) -> dict[str, str]:
-    from .engine import Captioner
+    machine: Machine,
+) -> dict[str, list[str]]:
+    from .engine import Captioner, images_per_batch
+    from .pixels import Preprocessor
 
-    engine = Captioner(model, settings, device=device)
-    fresh: dict[str, str] = {}
-    for batch, images in _batches(jobs, settings.batch_size):
-        captions = engine.caption(images)
-        if len(captions) != len(batch):
-            raise RecapError(f"the model gave {len(captions)} captions for {len(batch)} images")
-        found = {key: caption for (_, _, key), caption in zip(batch, captions, strict=True)}
+    preprocessor = Preprocessor(model)
+    # The decoding processes start before the model is loaded: they must not inherit a GPU.
+    batches = pixel_batches(
+        files,
+        preprocessor,
+        batch_size=images_per_batch(model, settings),
+        workers=machine.workers if machine.on_gpu() else 0,
+        pin=machine.on_gpu(),
+    )
+    engine = Captioner(model, settings, device=machine.device, preprocessor=preprocessor)
+    keys = [file.sha256 for file in files]
+    fresh: dict[str, list[str]] = {}
+    for captions in engine.caption_batches(batches, keys):
+        found = dict(zip(keys[len(fresh) :], captions, strict=False))
         shelf.append(found)
         fresh |= found
-        logger.info("captioned %d of %d images", len(fresh), len(jobs))
+        logger.info("captioned %d of %d images", len(fresh), len(files))
+    if len(fresh) != len(files):
+        raise RecapError(f"the model gave {len(fresh)} captions for {len(files)} images")
     return fresh
-
-
-def _batches(jobs: list[_Job], size: int) -> "Iterator[tuple[list[_Job], list[Image]]]":
-    """Yield batches; the images of the next one are decoded while one is captioned."""
-    batches = [jobs[start : start + size] for start in range(0, len(jobs), size)]
-    with ThreadPoolExecutor(_READERS) as readers:
-        ahead = [readers.submit(_load_image, *job) for job in batches[0]]
-        for index, batch in enumerate(batches):
-            current, ahead = ahead, []
-            if index + 1 < len(batches):
-                ahead = [readers.submit(_load_image, *job) for job in batches[index + 1]]
-            yield batch, [future.result() for future in current]
-
-
-def _image_path(row: Record, root: Path) -> Path:
-    if len(row["images"]) != 1:
-        raise RecapError(f"id {row['id']!r}: {len(row['images'])} images; one is needed")
-    return root / row["images"][0]
-
-
-def _image_key(row: Record, path: Path) -> str:
-    return sha256_bytes(_read(row, path))
-
-
-def _read(row: Record, path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise RecapError(
-            f"id {row['id']!r}: cannot read {path}: {error}; run validate_corpus.py again"
-        ) from error
-
-
-def _load_image(row: Record, path: Path, key: str) -> "Image":
-    """Decode as Data-Juicer does: EXIF rotation applied, then RGB."""
-    from PIL import Image, ImageOps
-
-    data = _read(row, path)
-    if sha256_bytes(data) != key:
-        raise RecapError(f"id {row['id']!r}: {path} changed while it was being captioned")
-    try:
-        with Image.open(io.BytesIO(data)) as image:
-            rotated: Image.Image = ImageOps.exif_transpose(image)
-            return rotated.convert("RGB")
-    except Exception as error:  # decoders raise many types, SyntaxError among them
-        raise RecapError(
-            f"id {row['id']!r}: cannot decode {path}: {error}; run validate_corpus.py again"
-        ) from error

@@ -3,19 +3,21 @@
 Layout: ``<root>/<captioner fingerprint>/segments/<host>-<pid>-<n>.jsonl``. Each
 process appends to a segment of its own, so any number of shards may write at
 once on a network file system without locks, and a killed process loses at most
-its unfinished batch. Rows carry a digest that is checked on every read.
+its unfinished batch. Rows carry a digest that is checked on every read. Segments of
+jobs long gone can be merged into one (``merge_caption_store.py``).
 """
 
 import json
 import logging
 import os
 import platform
-from collections.abc import Iterable, Iterator, Mapping
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ..hashing import sha256_bytes
-from ..io import write_json
+from ..io import atomic_path, write_json
 
 logger = logging.getLogger(__name__)
 
@@ -49,38 +51,66 @@ class CaptionStore:
             os.close(self._descriptor)
             self._descriptor = None
 
-    def lookup(self, images: Iterable[str]) -> dict[str, str]:
-        """Return the known captions of images given by SHA-256.
+    def lookup(self, images: Iterable[str]) -> dict[str, list[str]]:
+        """Return the known captions of images given by SHA-256: each one's candidates.
 
         Rows that fail their check are passed over with a warning. Should two
         jobs have stored different captions for an image, the alphabetically
         first one is returned, whatever the order of the segments.
         """
         wanted = set(images)
-        found: dict[str, str] = {}
-        for segment in sorted(self._segments.glob("*.jsonl")):
-            for image, caption in self._read(segment):
-                if image in wanted:
-                    found[image] = min(caption, found.get(image, caption))
-        return found
+        return {image: captions for image, captions in self._rows().items() if image in wanted}
 
-    def append(self, captions: Mapping[str, str]) -> None:
-        """Store captions by image SHA-256; durable when this returns."""
+    def append(self, captions: Mapping[str, Sequence[str]]) -> None:
+        """Store each image's candidates by its SHA-256; durable when this returns."""
         if not captions:
             return
         if self._descriptor is None:
             self._descriptor = self._open_segment()
-        lines = [
-            json.dumps(
-                {"image": image, "caption": caption, "check": self._check(image, caption)},
-                ensure_ascii=False,
-            )
-            for image, caption in captions.items()
-        ]
-        data = "".join(f"{line}\n" for line in lines).encode("utf-8")
+        data = "".join(map(self._line, captions, captions.values())).encode("utf-8")
         while data:
             data = data[os.write(self._descriptor, data) :]
         os.fsync(self._descriptor)
+
+    def merge(self, older_than_hours: float) -> int:
+        """Merge segments that nobody has written to for a while into one.
+
+        A writer that lives longer than that without writing would lose what it
+        writes afterwards, so take more hours than a job may last. Killed at any
+        moment, this loses nothing: the merged segment is complete before the
+        first old one goes.
+
+        Returns:
+            The number of segments merged.
+        """
+        before = time.time() - 3600 * older_than_hours
+        old = [
+            path
+            for path in sorted(self._segments.glob("*.jsonl"))
+            if path.stat().st_mtime <= before
+        ]
+        if len(old) < 2:
+            return 0
+        rows = self._rows(old)
+        text = "".join(self._line(image, rows[image]) for image in sorted(rows))
+        merged = self._segments / f"merged-{sha256_bytes(text.encode('utf-8'))[:16]}.jsonl"
+        with atomic_path(merged) as temporary:
+            Path(temporary).write_text(text, encoding="utf-8")
+        for path in old:
+            if path != merged:
+                path.unlink()
+        return len(old)
+
+    def _rows(self, segments: Iterable[Path] | None = None) -> dict[str, list[str]]:
+        rows: dict[str, list[str]] = {}
+        for segment in sorted(self._segments.glob("*.jsonl")) if segments is None else segments:
+            for image, captions in self._read(segment):
+                rows[image] = min(captions, rows.get(image, captions))
+        return rows
+
+    def _line(self, image: str, captions: Sequence[str]) -> str:
+        row = {"image": image, "captions": list(captions), "check": self._check(image, captions)}
+        return json.dumps(row, ensure_ascii=False) + "\n"
 
     def _open_segment(self) -> int:
         number = 0
@@ -93,7 +123,7 @@ class CaptionStore:
             except FileExistsError:
                 number += 1
 
-    def _read(self, segment: Path) -> Iterator[tuple[str, str]]:
+    def _read(self, segment: Path) -> Iterator[tuple[str, list[str]]]:
         bad = 0
         with segment.open("rb") as stream:
             for line in stream:
@@ -101,16 +131,16 @@ class CaptionStore:
                     break  # a killed or still writing process: the last line is not whole yet
                 try:
                     row = json.loads(line)
-                    image, caption, check = row["image"], row["caption"], row["check"]
-                    valid = check == self._check(image, caption)
+                    image, captions, check = row["image"], row["captions"], row["check"]
+                    valid = check == self._check(image, captions)
                 except (ValueError, KeyError, TypeError):
                     valid = False
                 if valid:
-                    yield image, caption
+                    yield image, captions
                 else:
                     bad += 1
         if bad:
             logger.warning("%s: %d damaged rows ignored; captioned again", segment, bad)
 
-    def _check(self, image: str, caption: str) -> str:
-        return sha256_bytes("\x1f".join((self._fingerprint, image, caption)).encode("utf-8"))
+    def _check(self, image: str, captions: Sequence[str]) -> str:
+        return sha256_bytes("\x1f".join((self._fingerprint, image, *captions)).encode("utf-8"))

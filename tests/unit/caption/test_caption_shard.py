@@ -7,89 +7,21 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from caption_models import build
 from PIL import Image
 
 from recap.caption.fingerprint import captioner_fingerprint, describe_captioner, model_digest
-from recap.caption.shard import caption_shard
+from recap.caption.shard import Machine, caption_shard
 from recap.caption.store import CaptionStore
 from recap.errors import RecapError
 from recap.io import read_json, read_jsonl, write_jsonl
 from recap.settings import CaptionSettings
 
-WORDS = [f"w{index}" for index in range(60)]
-END = 4  # the newline, as BLIP2-OPT
-
 
 @pytest.fixture(scope="module")
 def blip2(tmp_path_factory) -> Path:
     """A random BLIP-2 of a few thousand parameters with the real file layout."""
-    import torch
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-    from transformers import (
-        Blip2Config,
-        Blip2ForConditionalGeneration,
-        OPTConfig,
-        PreTrainedTokenizerFast,
-    )
-    from transformers.models.blip.image_processing_pil_blip import BlipImageProcessorPil
-
-    folder = tmp_path_factory.mktemp("blip2")
-    vocabulary = ["<pad>", "</s>", "<unk>", "<image>", "\n", *WORDS]
-    core = Tokenizer(
-        models.WordLevel({word: i for i, word in enumerate(vocabulary)}, unk_token="<unk>")
-    )
-    core.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    core.decoder = decoders.Fuse()
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=core, pad_token="<pad>", eos_token="</s>", unk_token="<unk>"
-    )
-    tokenizer.add_special_tokens({"additional_special_tokens": ["<image>"]})
-    text = OPTConfig(
-        vocab_size=len(vocabulary),
-        hidden_size=32,
-        ffn_dim=64,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        word_embed_proj_dim=32,
-        max_position_embeddings=64,
-        bos_token_id=1,
-        eos_token_id=END,
-        pad_token_id=0,
-    )
-    vision = {
-        "hidden_size": 32,
-        "intermediate_size": 64,
-        "num_hidden_layers": 1,
-        "num_attention_heads": 2,
-        "image_size": 16,
-        "patch_size": 4,
-    }
-    query = {
-        "hidden_size": 32,
-        "intermediate_size": 64,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 2,
-        "encoder_hidden_size": 32,
-        "vocab_size": 10,
-    }
-    config = Blip2Config(
-        vision_config=vision,
-        qformer_config=query,
-        text_config=text.to_dict(),
-        num_query_tokens=4,
-        image_token_index=3,
-    )
-    torch.manual_seed(0)
-    model = Blip2ForConditionalGeneration(config)
-    generator = torch.Generator().manual_seed(0)
-    for name, parameter in model.named_parameters():  # captions must depend on the image
-        if parameter.ndim > 1:
-            scale = 1.0 if "query_tokens" in name else 0.3
-            parameter.data = scale * torch.randn(parameter.shape, generator=generator)
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    BlipImageProcessorPil(size={"height": 16, "width": 16}).save_pretrained(folder)
-    return folder
+    return build(tmp_path_factory.mktemp("blip2"))
 
 
 def make_shard(folder: Path, count: int, repeats: int = 0) -> Path:
@@ -123,7 +55,7 @@ def run(shard: Path, model: Path, out: Path, store: Path, **changes) -> list[dic
         settings=settings(**changes),
         out=out,
         perf=out.with_suffix(".perf.json"),
-        device="cpu",
+        machine=Machine("cpu"),
     )
     return read_jsonl(out)
 
@@ -244,7 +176,8 @@ def test_an_empty_shard_gives_an_empty_file(tmp_path, blip2):
 
 
 def test_exif_rotation_is_applied(tmp_path):
-    from recap.caption.shard import _image_key, _load_image
+    from recap.caption.pixels import ImageFile, load_image
+    from recap.hashing import sha256_file
 
     exif = Image.Exif()
     exif[0x0112] = 6
@@ -252,28 +185,27 @@ def test_exif_rotation_is_applied(tmp_path):
     Image.new("L", (30, 10)).save(buffer, "JPEG", exif=exif)
     path = tmp_path / "a.jpg"
     path.write_bytes(buffer.getvalue())
-    row = {"id": "1", "images": ["a.jpg"]}
-    image = _load_image(row, path, _image_key(row, path))
+    image = load_image(ImageFile("1", path, sha256_file(path)))
     assert (image.size, image.mode) == ((10, 30), "RGB")
 
 
 def test_two_writers_share_a_store(tmp_path):
     with CaptionStore(tmp_path, "f") as one, CaptionStore(tmp_path, "f") as two:
-        one.append({"a": "1"})
-        two.append({"b": "2\n"})
-        one.append({"c": "3"})
-        assert two.lookup(["a", "b", "c", "d"]) == {"a": "1", "b": "2\n", "c": "3"}
+        one.append({"a": ["1"]})
+        two.append({"b": ["2\n", "x"]})
+        one.append({"c": ["3"]})
+        assert two.lookup(["a", "b", "c", "d"]) == {"a": ["1"], "b": ["2\n", "x"], "c": ["3"]}
     assert len(list((tmp_path / "f" / "segments").iterdir())) == 2
     assert CaptionStore(tmp_path, "other").lookup(["a"]) == {}
 
 
 def test_torn_and_damaged_rows_are_never_read(tmp_path, caplog):
     with CaptionStore(tmp_path, "f") as store:
-        store.append({"a": "one", "b": "two"})
+        store.append({"a": ["one"], "b": ["two"]})
     segment = next((tmp_path / "f" / "segments").iterdir())
     lines = segment.read_bytes().splitlines(keepends=True)
     segment.write_bytes(lines[0].replace(b"one", b"ONE") + lines[1] + lines[0][:-9])
-    assert CaptionStore(tmp_path, "f").lookup(["a", "b"]) == {"b": "two"}
+    assert CaptionStore(tmp_path, "f").lookup(["a", "b"]) == {"b": ["two"]}
     assert "1 damaged" in caplog.text
 
 
@@ -282,11 +214,38 @@ def test_contradicting_rows_resolve_the_same_way_in_any_order(tmp_path):
         root = tmp_path / captions[0]
         for caption in captions:
             with CaptionStore(root, "f") as store:
-                store.append({"a": caption})
-        assert CaptionStore(root, "f").lookup(["a"]) == {"a": "x"}
+                store.append({"a": [caption]})
+        assert CaptionStore(root, "f").lookup(["a"]) == {"a": ["x"]}
 
 
 def test_a_folder_without_weights_is_refused(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({}))
     with pytest.raises(RecapError, match="no model weights"):
         model_digest(tmp_path, tmp_path / "cache")
+
+
+def test_old_segments_are_merged_and_live_ones_left(tmp_path):
+    for index in range(3):
+        with CaptionStore(tmp_path, "f") as store:
+            store.append({f"{index}": [f"caption {index}"], "shared": [f"{index}"]})
+    segments = tmp_path / "f" / "segments"
+    for path in sorted(segments.iterdir())[:2]:
+        os.utime(path, (1, 1))
+    live = sorted(segments.iterdir())[2]
+    before = CaptionStore(tmp_path, "f").lookup(["0", "1", "2", "shared"])
+    assert CaptionStore(tmp_path, "f").merge(older_than_hours=1) == 2
+    assert CaptionStore(tmp_path, "f").lookup(["0", "1", "2", "shared"]) == before
+    assert before["shared"] == ["0"]
+    assert len(list(segments.iterdir())) == 2
+    assert live.is_file()
+    assert CaptionStore(tmp_path, "f").merge(older_than_hours=1) == 0  # one alone stays
+
+
+def test_candidates_are_written_stored_and_found_again(tmp_path, blip2):
+    shard = make_shard(tmp_path / "data", 4)
+    rows = run(shard, blip2, tmp_path / "a.jsonl", tmp_path / "store", candidates=3, batch_size=6)
+    assert all(row["caption"] == row["candidates"][0] for row in rows)
+    assert {len(row["candidates"]) for row in rows} == {3}
+    again = run(shard, blip2, tmp_path / "b.jsonl", tmp_path / "store", candidates=3, batch_size=3)
+    assert again == rows
+    assert read_json(tmp_path / "b.perf.json")["captioned"] == 0
