@@ -51,6 +51,7 @@ def main() -> None:
     seconds_of(lambda: ours.run(many[: 4 * args.batch_size]))
     figures["ours_peak_reserved_gib"] = round(torch.cuda.max_memory_reserved() / GIB, 2)
     figures["parts"] = ours.parts(paths[: args.batch_size])
+    figures["attention_kernel_error"] = kernel_error()
     figures["agreement"] = ours.agreement(paths[:512])
     rates = {"ours": []}
     if not args.no_peers:
@@ -91,6 +92,21 @@ def turns(
             rates[name].append(count / seconds_of(lambda p=peer, s=part: p.run(s)))
         rates["ours"].append(len(many) / seconds_of(lambda: ours.run(many)))
     return rates
+
+
+def kernel_error() -> dict[str, float]:
+    """Return the relative error of decoding attention, ours and torch's, against float64."""
+    import torch
+
+    from recap.caption.attention import attend, attend_plainly
+
+    query = torch.randn(256, 32, 80, device="cuda", dtype=torch.bfloat16)
+    stored = torch.randn(2, 256, 44, 32, 80, device="cuda", dtype=torch.bfloat16)
+    exact = attend_plainly(query.double(), stored.double(), 40)
+    return {
+        name: float((function(query, stored, 40).double() - exact).norm() / exact.norm())
+        for name, function in (("ours", attend), ("torch's", attend_plainly))
+    }
 
 
 class Ours:
@@ -138,11 +154,14 @@ class Ours:
         pixels = torch.from_numpy(stacked).cuda()
         with torch.inference_mode():
             values = engine.preprocessor.normalize(pixels, torch.bfloat16)
-            prefix = engine._model.prefix(values)
+            prefix = torch.cat([engine._model.prefix(p) for p in values.split(128)])
             engine._decoder.decode(prefix, None)
+            parts = values.split(128)
             found = {
                 "normalise": lambda: engine.preprocessor.normalize(pixels, torch.bfloat16),
-                "vision and Q-Former": lambda: engine._model.prefix(values),
+                "vision and Q-Former": lambda: [
+                    engine._model.prefix(part) for part in values.split(128)
+                ],
                 "prefill and decode": lambda: engine._decoder.decode(prefix, None),
             }
             times = {

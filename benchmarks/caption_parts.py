@@ -82,39 +82,46 @@ def draw_jpegs(folder: Path, count: int) -> list[Path]:
 
 
 class PlainPeer:
-    """``generate`` in batches, as Data-Juicer's captioning operator calls it."""
+    """``generate`` in batches, called as Data-Juicer's captioning operator does.
+
+    Its own lines: one image after the other is opened in this process, the processor
+    gets no text, the model samples; only ``max_new_tokens`` is ours.
+    """
 
     def __init__(self, folder: Path, dtype: str, batch_size: int) -> None:
         import torch
-        from transformers import AutoImageProcessor, Blip2ForConditionalGeneration
-
-        self._model: Any = (
-            Blip2ForConditionalGeneration.from_pretrained(folder, dtype=getattr(torch, dtype))
-            .eval()
-            .to("cuda")
+        from transformers import (
+            AutoImageProcessor,
+            AutoTokenizer,
+            Blip2ForConditionalGeneration,
+            Blip2Processor,
         )
-        self._processor = AutoImageProcessor.from_pretrained(folder, backend="pil")
-        config = self._model.config
-        self._start = [config.image_token_index] * config.num_query_tokens + [2]
+
+        self._model: Any = Blip2ForConditionalGeneration.from_pretrained(
+            folder, dtype=getattr(torch, dtype), device_map="cuda"
+        ).eval()
+        self._processor = Blip2Processor(
+            AutoImageProcessor.from_pretrained(folder, backend="pil"),
+            AutoTokenizer.from_pretrained(folder),
+            num_query_tokens=32,
+        )
         self.batch_size = batch_size
 
     def run(self, paths: list[Path]) -> None:
-        """Caption images from files, one batch after the other, in this process."""
-        import torch
-        from PIL import Image
+        """Caption images from files, one batch after the other."""
+        from PIL import Image, ImageOps
 
         for at in range(0, len(paths), self.batch_size):
-            images = [Image.open(path).convert("RGB") for path in paths[at : at + self.batch_size]]
-            pixels = self._processor(images=images, return_tensors="pt")["pixel_values"]
-            ids = torch.tensor([self._start], device="cuda").repeat(len(images), 1)
-            with torch.inference_mode():
-                self._model.generate(
-                    pixel_values=pixels.to("cuda", self._model.dtype),
-                    input_ids=ids,
-                    attention_mask=torch.ones_like(ids),
-                    max_new_tokens=NEW_TOKENS,
-                    do_sample=True,
-                )
+            images = [
+                ImageOps.exif_transpose(Image.open(path)).convert("RGB")
+                for path in paths[at : at + self.batch_size]
+            ]
+            inputs = self._processor(images=images, text=None, return_tensors="pt")
+            if self._model.dtype != inputs["pixel_values"].dtype:
+                inputs["pixel_values"] = inputs["pixel_values"].to(self._model.dtype)
+            inputs = inputs.to(self._model.device)
+            tokens = self._model.generate(**inputs, max_new_tokens=NEW_TOKENS, do_sample=True)
+            self._processor.batch_decode(tokens, skip_special_tokens=True)
 
 
 def seconds_of(function: Callable[[], Any]) -> float:

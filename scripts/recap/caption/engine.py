@@ -22,11 +22,33 @@ _VISION_PART = 128  # images in the vision tower at a time; more are no faster o
 
 
 @dataclass(frozen=True)
-class _Started:
-    """A batch on the device: tokens (rows, T), still being computed."""
+class _Batch:
+    """Images on the device, uint8 (B, 3, H, W), and what names them."""
 
-    tokens: "torch.Tensor"
-    images: int
+    pixels: "torch.Tensor"
+    keys: Sequence[str]
+
+
+class _Started:
+    """Tokens (rows, T) on their way to the host."""
+
+    def __init__(self, tokens: "torch.Tensor") -> None:
+        import torch
+
+        # A copy: the decoder writes the next batch into the same memory.
+        self._host = torch.empty(tokens.shape, dtype=tokens.dtype, pin_memory=tokens.is_cuda)
+        self._host.copy_(tokens, non_blocking=True)
+        self._copied = None
+        if tokens.is_cuda:
+            self._copied = torch.cuda.Event()
+            self._copied.record()
+
+    def tokens(self) -> list[list[int]]:
+        """Return the tokens as soon as they are there."""
+        if self._copied is not None:
+            self._copied.synchronize()
+        rows: list[list[int]] = self._host.tolist()
+        return rows
 
 
 class Captioner:
@@ -114,40 +136,90 @@ class Captioner:
                 of ``images_per_batch`` images but for the last.
             keys: as in :meth:`caption`, of all images.
         """
-        import torch
-
+        stream, done = iter(batches), 0
         before: list[_Started] = []
-        done = 0
-        stream = iter(batches)
-        while True:
-            try:
-                chunks = next(stream, None)
-            except RecapError:  # what is finished is not lost with what cannot be read
-                if before:
-                    yield self._finish(before)
-                raise
-            if chunks is None:
-                break
-            pixels = torch.cat([chunk.to(self._device, non_blocking=True) for chunk in chunks])
-            started = self._start(pixels, keys[done : done + len(pixels)])
-            done += len(pixels)
+        batch = self._upload(next(stream, None), keys)
+        while batch is not None:
+            done += len(batch.keys)
+            prefix = self._embed(batch)
+            # The GPU has the vision tower to run while the last batch becomes text here.
             if before:
                 yield self._finish(before)
-            before = started
+            failure = None
+            try:
+                following = self._upload(next(stream, None), keys[done:])
+            except RecapError as error:  # what is finished is not lost with what cannot be read
+                following, failure = None, error
+            before = self._decode(batch, prefix)
+            batch = following
+            if failure:
+                yield self._finish(before)
+                raise failure
         if before:
             yield self._finish(before)
 
-    def _start(self, pixels: "torch.Tensor", keys: Sequence[str]) -> list[_Started]:
-        """Put a batch on the device; in halves from now on, if it does not fit."""
+    def _upload(self, chunks: "list[torch.Tensor] | None", keys: Sequence[str]) -> "_Batch | None":
+        import torch
+
+        if chunks is None:
+            return None
+        pixels = torch.cat([chunk.to(self._device, non_blocking=True) for chunk in chunks])
+        return _Batch(pixels, keys[: len(pixels)])
+
+    def _embed(self, batch: "_Batch") -> "torch.Tensor | None":
+        """Return the prefixes of a full batch, (B, P, C), or nothing if it must be cut."""
+        import torch
+
+        if len(batch.keys) > self.images_per_batch:
+            return None
+        try:
+            with torch.inference_mode():
+                values = self.preprocessor.normalize(self._filled(batch.pixels), self._dtype)
+                # In parts, for their activations are what a batch needs most memory for.
+                parts = values.split(_VISION_PART)
+                return torch.cat([self._model.prefix(part) for part in parts])
+        except torch.cuda.OutOfMemoryError:
+            self._halve()
+            return None
+
+    def _filled(self, pixels: "torch.Tensor") -> "torch.Tensor":
+        import torch
+
+        missing = self.images_per_batch - len(pixels)
+        if self._settings.dtype == "float32" or not missing:
+            return pixels
+        return torch.cat([pixels, pixels[-1:].expand(missing, -1, -1, -1)])
+
+    def _decode(self, batch: "_Batch", prefix: "torch.Tensor | None") -> "list[_Started]":
+        """Return a batch's captions as tokens; in halves from now on, if it does not fit."""
+        import torch
+
+        if prefix is not None:
+            try:
+                return [self._tokens(batch, prefix)]
+            except torch.cuda.OutOfMemoryError:
+                self._halve()
+        size = self.images_per_batch
+        parts = [
+            _Batch(batch.pixels[at : at + size], batch.keys[at : at + size])
+            for at in range(0, len(batch.keys), size)
+        ]
+        return [started for part in parts for started in self._decode(part, self._embed(part))]
+
+    def _halve(self) -> None:
+        """Halve the batches to come.
+
+        Raises:
+            RecapError: if there is nothing to halve.
+        """
         import torch
 
         size = self.images_per_batch
-        parts = [(pixels[at : at + size], keys[at : at + size]) for at in range(0, len(keys), size)]
-        try:
-            return [self._start_part(*part) for part in parts]
-        except torch.cuda.OutOfMemoryError:
-            if size == 1:
-                raise
+        if size == 1:
+            raise RecapError(
+                "one image does not fit the GPU; free its memory, take a smaller captioner, or "
+                "lower caption.num_beams, caption.candidates or caption.max_new_tokens"
+            )
         torch.cuda.empty_cache()
         self.images_per_batch = size // 2
         logger.warning(
@@ -156,43 +228,31 @@ class Captioner:
             size,
             self.images_per_batch,
         )
-        return self._start(pixels, keys)
 
-    def _start_part(self, pixels: "torch.Tensor", keys: Sequence[str]) -> _Started:
+    def _tokens(self, batch: "_Batch", prefix: "torch.Tensor") -> "_Started":
         import torch
 
-        count, settings = len(pixels), self._settings
-        if settings.dtype != "float32" and count < self.images_per_batch:
-            fill = pixels[-1:].expand(self.images_per_batch - count, -1, -1, -1)
-            pixels = torch.cat([pixels, fill])
-            keys = [*keys, *[keys[-1]] * len(fill)]
+        each, uniform = self._settings.candidates, None
         with torch.inference_mode():
-            values = self.preprocessor.normalize(pixels, self._dtype)
-            # In parts, for their activations are what a batch needs most memory for.
-            prefix = torch.cat([self._model.prefix(part) for part in values.split(_VISION_PART)])
-            uniform = None
-            if settings.candidates > 1:
-                prefix = prefix.repeat_interleave(settings.candidates, dim=0)
-                uniform = torch.from_numpy(
-                    candidate_uniforms(
-                        keys,
-                        candidates=settings.candidates,
-                        steps=settings.max_new_tokens,
-                        seed=settings.seed,
-                    )
-                ).to(self._device)
-            tokens = self._decoder.decode(prefix, uniform)
-        # A copy: the decoder writes the next batch into the same memory.
-        return _Started(tokens.clone(), count)
+            if each > 1:
+                missing = len(prefix) - len(batch.keys)
+                drawn = candidate_uniforms(
+                    [*batch.keys, *[batch.keys[-1]] * missing],
+                    candidates=each,
+                    steps=self._settings.max_new_tokens,
+                    seed=self._settings.seed,
+                )
+                uniform = torch.from_numpy(drawn).to(self._device)
+                prefix = prefix.repeat_interleave(each, dim=0)
+            tokens = self._decoder.decode(prefix, uniform)[: len(batch.keys) * each]
+        return _Started(tokens)
 
-    def _finish(self, started: list[_Started]) -> list[list[str]]:
+    def _finish(self, started: "list[_Started]") -> list[list[str]]:
         """Return the candidates of each image of a batch."""
-        found: list[list[str]] = []
         each = self._settings.candidates
+        found: list[list[str]] = []
         for part in started:
-            texts = self._model.tokenizer.batch_decode(
-                part.tokens[: part.images * each].tolist(), skip_special_tokens=True
-            )
+            texts = self._model.tokenizer.batch_decode(part.tokens(), skip_special_tokens=True)
             found += [texts[at : at + each] for at in range(0, len(texts), each)]
         return found
 

@@ -10,6 +10,7 @@ Shapes: B rows, P prefix tokens, T new tokens, H heads, D head width, C width.
 
 from typing import TYPE_CHECKING, Any
 
+from .attention import attend
 from .sampling import DecodingRule
 
 if TYPE_CHECKING:
@@ -130,22 +131,21 @@ class _Layer:
         self, hidden_BnC: "torch.Tensor", cache: "torch.Tensor", start: int, end: int
     ) -> "torch.Tensor":
         """Return the states after this layer; keys and values join the cache."""
-        import torch
         from torch.nn.functional import linear, scaled_dot_product_attention
 
         batch, count, width = hidden_BnC.shape
         stacked = linear(self._norm_1(hidden_BnC), self._weight, self._bias)
         stacked = stacked.view(batch, count, 3, self.heads, self.head_dim)
         cache[:, :, start:end] = stacked[:, :, 1:].permute(2, 0, 1, 3, 4)
-        keys, values = cache[:, :, :end].transpose(2, 3)  # (B, H, end, D) each
-        mixed = scaled_dot_product_attention(
-            stacked[:, :, 0].transpose(1, 2) * self._scaling,
-            keys,
-            values,
-            is_causal=count > 1,
-            scale=1.0,
-        )
-        hidden = hidden_BnC + self._out(mixed.transpose(1, 2).reshape(batch, count, width))
+        query = stacked[:, :, 0] * self._scaling
+        if count == 1:
+            mixed = attend(query[:, 0], cache, end)
+        else:
+            keys, values = cache[:, :, :end].transpose(2, 3)  # (B, H, end, D) each
+            mixed = scaled_dot_product_attention(
+                query.transpose(1, 2), keys, values, is_causal=True, scale=1.0
+            ).transpose(1, 2)
+        hidden = hidden_BnC + self._out(mixed.reshape(batch, count, width))
         inner: torch.Tensor = self._activation(self._fc1(self._norm_2(hidden)))
         return hidden + self._fc2(inner)
 
@@ -229,8 +229,9 @@ class _Buffers:
 
         side = torch.cuda.Stream()
         side.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(side):  # libraries make their work space before the capture
-            make_step(self, 1)
+        with torch.cuda.stream(side):  # kernels are compiled and loaded before the capture
+            for step in steps:
+                make_step(self, step)
         torch.cuda.current_stream().wait_stream(side)
         pool = torch.cuda.graph_pool_handle()
         for step in steps:

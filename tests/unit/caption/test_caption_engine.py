@@ -218,7 +218,7 @@ def test_what_does_not_fit_alone_is_an_error(models):
         raise torch.cuda.OutOfMemoryError
 
     engine._decoder.decode = never
-    with pytest.raises(torch.cuda.OutOfMemoryError):
+    with pytest.raises(RecapError, match="one image does not fit"):
         engine.caption(pictures(1), ["a"])
 
 
