@@ -17,7 +17,7 @@ def attend_one(  # type: ignore[no-untyped-def]
     width: tl.constexpr,
     block_width: tl.constexpr,
     block_keys: tl.constexpr,
-):
+) -> None:
     """Attend from one head of one row: a program each.
 
     Args:
