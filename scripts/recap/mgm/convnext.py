@@ -156,7 +156,13 @@ def concatenate_stages(outputs: list[torch.Tensor]) -> torch.Tensor:
     first = outputs[0]
     batch, _, height, width = first.shape
     channels = sum(output.shape[1] for output in outputs)
-    joined = first.new_empty((batch, channels, height, width))
+    # Channels last: the mining reads all channels of a few positions at a time.
+    joined = torch.empty(
+        (batch, channels, height, width),
+        dtype=first.dtype,
+        device=first.device,
+        memory_format=torch.channels_last,
+    )
     start = 0
     for output in outputs:
         stop = start + output.shape[1]
@@ -169,9 +175,18 @@ def resize_into(out: torch.Tensor, x: torch.Tensor) -> None:
     """Write ``x`` (B, C, H, W) into ``out`` (B, C, h, w), resized.
 
     Bilinear with ``align_corners=False``, without antialiasing, computed in
-    float32 a group of channels at a time and rounded once to the type of ``out``.
+    float32 and rounded once to the type of ``out``. CUDA's kernel does so by
+    itself; elsewhere it is done for a group of channels at a time.
     """
     size = out.shape[-2:]
+    if x.is_cuda:
+        same = x.shape[-2:] == size
+        out.copy_(
+            x
+            if same
+            else functional.interpolate(x, size=size, mode="bilinear", align_corners=False)
+        )
+        return
     for start in range(0, x.shape[1], _CHANNELS_AT_A_TIME):
         part = x[:, start : start + _CHANNELS_AT_A_TIME]
         if part.shape[-2:] != size:
