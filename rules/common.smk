@@ -5,6 +5,7 @@ from scripts.recap.config.comparison import ComparisonWiring
 from scripts.recap.config.wiring import NO_RECIPE, Wiring, as_json
 from scripts.recap.curate.recipe import measurements
 from scripts.recap.errors import RecapError
+from scripts.recap.shards import range_flag, shard_range
 from scripts.recap.versions import STAGE_VERSIONS
 
 

@@ -14,6 +14,7 @@ import yaml
 from .errors import EXIT_BAD_INPUT, EXIT_BUG, RecapError
 from .io import dump_json
 from .logs import configure_logging
+from .shards import expand_ranges
 
 if TYPE_CHECKING:
     from .settings import Settings
@@ -68,7 +69,8 @@ def run_cli(
     With ``--json`` (see :func:`add_json_option`) what ``main`` returns, or why
     it failed, goes to stdout.
     """
-    args = parser.parse_args(argv)
+    # The rules pass the files of all shards as one word.
+    args = parser.parse_args(expand_ranges(sys.argv[1:] if argv is None else argv))
     configure_logging()
     failures: list[dict[str, str]] = []
     code, message, result = 0, "", None
