@@ -3,8 +3,11 @@
 Pictures have the size that the pre-training corpus's have: 336 pixels on the shorter
 side, up to 600 on the longer. A corpus may have more records than pictures; further
 records are hard links to the same files, so that a million fit on a disk.
+
+    PYTHONPATH=scripts python benchmarks/curation_corpus.py --folder /tmp/corpus --records 10000
 """
 
+import argparse
 import json
 import os
 from pathlib import Path
@@ -25,11 +28,20 @@ _FOLDER_SIZE = 1000
 _RATES = CorruptionRates()
 
 
-def build_corpus(folder: Path, records: int, pictures: int) -> Path:
+def main() -> None:
+    """Build one corpus; what is there already stays."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--folder", type=Path, required=True, help="where")
+    parser.add_argument("--records", type=int, required=True, help="lines of the JSONL file")
+    parser.add_argument("--pictures", type=int, default=2000, help="distinct pictures to draw")
+    args = parser.parse_args()
+    build_corpus(args.folder, args.records, args.pictures)
+
+
+def build_corpus(folder: Path, records: int, pictures: int) -> None:
     """Draw ``pictures`` images, link them ``records`` times, and write the JSONL file.
 
-    Returns:
-        The JSONL file; image paths in it are relative to ``folder``.
+    Image paths in ``corpus_<records>.jsonl`` are relative to ``folder``.
     """
     folder.mkdir(parents=True, exist_ok=True)
     drawn = [draw(folder / "drawn", index) for index in range(min(pictures, records))]
@@ -40,7 +52,6 @@ def build_corpus(folder: Path, records: int, pictures: int) -> Path:
             link(drawn[index % len(drawn)], folder / name)
             row = {"id": f"{index:09d}", "text": original_text(text(index)), "images": [name]}
             out.write(json.dumps(row, ensure_ascii=False) + "\n")
-    return path
 
 
 def draw(folder: Path, index: int) -> Path:
@@ -74,3 +85,7 @@ def text(index: int) -> str:
     scene = sample_scene(rng)
     kind = choose_corruption(_RATES, float(rng.random()))
     return corrupt(kind, caption(scene, rng), scene, rng)
+
+
+if __name__ == "__main__":
+    main()

@@ -86,7 +86,7 @@ rule measure_shard:
         "results/{experiment}/perf/measure_shard/{corpus}.{recipe}.{shard}.tsv"
     conda:
         "../envs/curate.yaml"
-    threads: COMPUTE.cpu_threads
+    threads: measuring_threads
     resources:
         gpu=measuring_gpus,
         mem_mb=megabytes(COMPUTE.cpu_mem_mb),
