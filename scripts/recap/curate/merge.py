@@ -41,7 +41,7 @@ def merge_arm(
     """Concatenate an arm's shards, match another arm's ids, apply the budget.
 
     Records are streamed. What grows with the corpus are the ids, since any of them
-    may come back: about 200 bytes a record, 150 more where some are chosen.
+    may come back: about 200 bytes a record, 100 more where some are chosen.
 
     Args:
         arm: the arm's name.
