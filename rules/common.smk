@@ -5,6 +5,7 @@ from scripts.recap.config.comparison import ComparisonWiring
 from scripts.recap.config.wiring import NO_RECIPE, Wiring, as_json
 from scripts.recap.curate.recipe import measurements
 from scripts.recap.errors import RecapError
+from scripts.recap.shards import range_flag, shard_range
 from scripts.recap.versions import STAGE_VERSIONS
 
 
@@ -67,13 +68,21 @@ def megabytes(count):
     return lambda wildcards, attempt: count * attempt
 
 
+def measured_operators(wildcards):
+    """Return the operators of a measuring job, by its arm or its recipe."""
+    if "arm" in wildcards.keys():
+        return WIRING.post_operators(wildcards.arm)
+    return WIRING.operators(wildcards.recipe)
+
+
 def measuring_gpus(wildcards):
     """Return the GPUs of a measuring job: those of a model job if an operator has a model."""
-    if "arm" in wildcards.keys():
-        operators = WIRING.post_operators(wildcards.arm)
-    else:
-        operators = WIRING.operators(wildcards.recipe)
-    return COMPUTE.gpus if WIRING.operator_manifests(operators) else 0
+    return COMPUTE.gpus if WIRING.operator_manifests(measured_operators(wildcards)) else 0
+
+
+def measuring_threads(wildcards):
+    """Return the threads of a measuring job: only models use more than one."""
+    return COMPUTE.cpu_threads if WIRING.operator_manifests(measured_operators(wildcards)) else 1
 
 
 def corpus_row(wildcards):

@@ -8,6 +8,7 @@ rule validate_corpus:
         records="results/{experiment}/corpus/{corpus}/validated.jsonl",
         rejects="results/{experiment}/corpus/{corpus}/rejects.jsonl",
         report="results/{experiment}/corpus/{corpus}/validate.json",
+        index="results/{experiment}/corpus/{corpus}/validated.index.json",
     log:
         "logs/{experiment}/validate_corpus/{corpus}.log",
     benchmark:
@@ -34,6 +35,7 @@ rule validate_corpus:
             --out {output.records:q} \
             --rejects {output.rejects:q} \
             --report {output.report:q} \
+            --index {output.index:q} \
             2>{log:q}
         """
 
@@ -42,6 +44,7 @@ rule split_shard:
     """Cut one contiguous shard out of the validated records."""
     input:
         records="results/{experiment}/corpus/{corpus}/validated.jsonl",
+        offsets="results/{experiment}/corpus/{corpus}/validated.index.json",
     output:
         records="results/{experiment}/corpus/{corpus}/shards/{shard}.jsonl",
     log:
@@ -60,6 +63,7 @@ rule split_shard:
         """
         python scripts/split_shard.py \
             --records {input.records:q} \
+            --offsets {input.offsets:q} \
             --index $((10#{wildcards.shard})) \
             --count {params.shard_count} \
             --shard-size {params.shard_size} \
@@ -82,7 +86,7 @@ rule measure_shard:
         "results/{experiment}/perf/measure_shard/{corpus}.{recipe}.{shard}.tsv"
     conda:
         "../envs/curate.yaml"
-    threads: COMPUTE.cpu_threads
+    threads: measuring_threads
     resources:
         gpu=measuring_gpus,
         mem_mb=megabytes(COMPUTE.cpu_mem_mb),

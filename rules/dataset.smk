@@ -25,18 +25,15 @@ rule merge_arm:
     params:
         matched=lambda wildcards, input: (f"--match-ids {input.matched}" if input.matched else ""),
         budget=lambda wildcards: WIRING.budget_flags(wildcards.arm),
-        pre_counts=lambda wildcards, input: (
-            f"--pre-counts {input.pre_counts}" if input.pre_counts else ""
-        ),
-        post_counts=lambda wildcards, input: (
-            f"--post-counts {input.post_counts}" if input.post_counts else ""
-        ),
+        shards=lambda wildcards, input: shard_range(input.shards),
+        pre_counts=lambda wildcards, input: range_flag("--pre-counts", input.pre_counts),
+        post_counts=lambda wildcards, input: range_flag("--post-counts", input.post_counts),
         stage_version=STAGE_VERSIONS["dataset"],
     shell:
         """
         python scripts/merge_arm.py \
             --arm {wildcards.arm:q} \
-            --shards {input.shards:q} \
+            --shards {params.shards:q} \
             {params.matched} \
             {params.budget} \
             --validate-report {input.validate_report:q} \
@@ -107,6 +104,9 @@ rule build_gallery:
         mem_mb=megabytes(COMPUTE.cpu_mem_mb),
         runtime=minutes(COMPUTE.runtime_minutes),
     params:
+        records=lambda wildcards, input: shard_range(input.records),
+        captions=lambda wildcards, input: range_flag("--captions", input.captions),
+        decisions=lambda wildcards, input: shard_range(input.decisions),
         truth=lambda wildcards, input: (f"--truth {input.truth}" if input.truth else ""),
         size=SETTINGS.report.gallery_size,
         seed=SETTINGS.compare.seed,
@@ -114,10 +114,10 @@ rule build_gallery:
     shell:
         """
         python scripts/build_gallery.py \
-            --records {input.records:q} \
-            --captions {input.captions:q} \
+            --records {params.records:q} \
+            {params.captions} \
             --kept {input.kept:q} \
-            --decisions {input.decisions:q} \
+            --decisions {params.decisions:q} \
             {params.truth} \
             --size {params.size} \
             --seed {params.seed} \

@@ -99,12 +99,13 @@ rule choose_similarity_threshold:
         mem_mb=megabytes(COMPUTE.cpu_mem_mb),
         runtime=minutes(COMPUTE.runtime_minutes),
     params:
+        scores=lambda wildcards, input: shard_range(input.scores),
         settings=as_json(SETTINGS.similarity, exclude={"batch_size", "dtype"}),
         stage_version=STAGE_VERSIONS["policy"],
     shell:
         """
         python scripts/choose_similarity_threshold.py \
-            --similarity {input.scores:q} \
+            --similarity {params.scores:q} \
             --settings {params.settings:q} \
             --out {output.threshold:q} \
             2>{log:q}

@@ -22,6 +22,7 @@ def parser() -> argparse.ArgumentParser:
     cli.add_argument("--out", required=True, help="good records")
     cli.add_argument("--rejects", required=True, help="line, id, reason, detail, fix a bad line")
     cli.add_argument("--report", required=True, help="counts as JSON")
+    cli.add_argument("--index", help="where records start in --out, for split_shard.py")
     return cli
 
 
@@ -36,6 +37,7 @@ def main(args: argparse.Namespace) -> None:
         out=args.out,
         rejects=args.rejects,
         report=args.report,
+        index=args.index,
     )
 
 

@@ -7,19 +7,21 @@ import logging
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import yaml
-from pydantic import ValidationError
 
 from .errors import EXIT_BAD_INPUT, EXIT_BUG, RecapError
 from .io import dump_json
 from .logs import configure_logging
-from .settings import Settings, explain
+from .shards import expand_ranges
+
+if TYPE_CHECKING:
+    from .settings import Settings
 
 logger = logging.getLogger(__name__)
 
-AnySettings = TypeVar("AnySettings", bound=Settings)
+AnySettings = TypeVar("AnySettings", bound="Settings")
 
 EXIT_CODES = """\
 exit codes:
@@ -67,7 +69,8 @@ def run_cli(
     With ``--json`` (see :func:`add_json_option`) what ``main`` returns, or why
     it failed, goes to stdout.
     """
-    args = parser.parse_args(argv)
+    # The rules pass the files of all shards as one word.
+    args = parser.parse_args(expand_ranges(sys.argv[1:] if argv is None else argv))
     configure_logging()
     failures: list[dict[str, str]] = []
     code, message, result = 0, "", None
@@ -143,6 +146,11 @@ def parse_settings(model: type[AnySettings], text: str, what: str = "--settings"
     Raises:
         RecapError: naming every key that is wrong.
     """
+    # Small jobs take no settings and run by the thousand; pydantic is half their start-up.
+    from pydantic import ValidationError
+
+    from .settings import explain
+
     try:
         return model.model_validate(load_settings(text))
     except ValidationError as error:

@@ -28,8 +28,31 @@ def sha256_file(path: str | Path) -> str:
 
 def digest_json(value: Any) -> str:
     """Return the SHA-256 of a JSON value, independent of key order."""
-    canonical = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-    return sha256_bytes(canonical.encode("utf-8"))
+    return sha256_bytes(_canonical(value))
+
+
+class ListDigest:
+    """The :func:`digest_json` of a list whose elements come one at a time."""
+
+    def __init__(self) -> None:
+        self._digest = hashlib.sha256(b"[")
+        self._separator = b""
+
+    def add(self, value: Any) -> None:
+        """Append an element."""
+        self._digest.update(self._separator + _canonical(value))
+        self._separator = b","
+
+    def hexdigest(self) -> str:
+        """Return the digest of the list so far."""
+        closed = self._digest.copy()
+        closed.update(b"]")
+        return closed.hexdigest()
+
+
+def _canonical(value: Any) -> bytes:
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return text.encode("utf-8")
 
 
 def digest_tensors(tensors: "Mapping[str, torch.Tensor]") -> str:

@@ -9,10 +9,13 @@ import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 from uuid import uuid4
 
 from .errors import RecapError
+
+_PIECE = 1 << 20  # characters read at a time
+_AFTER_ELEMENT = (",", "]", " ", "\t", "\r", "\n")
 
 
 @contextmanager
@@ -73,6 +76,82 @@ def read_json(path: str | Path) -> Any:
         raise RecapError(f"{path} does not exist") from error
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise RecapError(f"{path} is not valid JSON: {error}") from error
+
+
+def iter_json_array(path: str | Path) -> Iterator[Any]:
+    """Yield the elements of a JSON array, holding little more than one at a time.
+
+    Raises:
+        RecapError: if the file is missing, is not JSON or not an array.
+    """
+    if not Path(path).is_file():
+        raise RecapError(f"{path} does not exist")
+    try:
+        with Path(path).open(encoding="utf-8") as stream:
+            yield from _ArrayReader(stream).elements()
+    except (ValueError, RecursionError) as error:
+        raise RecapError(f"{path} is not a JSON array: {error}") from error
+
+
+class _ArrayReader:
+    """Decodes an array's elements from a text stream, a piece at a time."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self._buffer = ""
+        self._place = 0
+        self._ended = False
+        self._decoder = json.JSONDecoder()
+
+    def elements(self) -> Iterator[Any]:
+        self._expect("[")
+        if self._peek() == "]":
+            self._place += 1
+        else:
+            yield self._element()
+            while self._peek() == ",":
+                self._place += 1
+                yield self._element()
+            self._expect("]")
+        if extra := self._peek():
+            raise ValueError(f"{extra!r} after the array")
+
+    def _element(self) -> Any:
+        self._peek()
+        while True:
+            try:
+                value, end = self._decoder.raw_decode(self._buffer, self._place)
+            except json.JSONDecodeError:
+                if self._ended:
+                    raise
+            else:
+                # A number may go on in the next piece; what may follow an element ends it.
+                if self._ended or self._buffer[end : end + 1] in _AFTER_ELEMENT:
+                    self._place = end
+                    return value
+            self._read()
+
+    def _expect(self, wanted: str) -> None:
+        found = self._peek()
+        if found != wanted:
+            raise ValueError(f"found {found!r} instead of {wanted!r}")
+        self._place += 1
+
+    def _peek(self) -> str:
+        """Return the next character that is not white space, or nothing at the end."""
+        while True:
+            while self._place < len(self._buffer) and self._buffer[self._place] in " \t\r\n":
+                self._place += 1
+            if self._place < len(self._buffer) or self._ended:
+                return self._buffer[self._place : self._place + 1]
+            self._read()
+
+    def _read(self) -> None:
+        # As much again as is left over: an element longer than a piece is tried few times.
+        rest = self._buffer[self._place :]
+        piece = self._stream.read(max(_PIECE, len(rest)))
+        self._ended = not piece
+        self._buffer, self._place = rest + piece, 0
 
 
 def write_jsonl(path: str | Path, rows: Iterable[dict[str, Any]]) -> int:

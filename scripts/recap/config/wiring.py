@@ -5,10 +5,11 @@ plain functions that tests can call.
 """
 
 import json
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-from ..curate.recipe import Operator, name_of, resolve_recipe
+from ..curate.recipe import Operator, Recipe, name_of, resolve_recipe
 from ..fetch import model_files
 from ..settings import Settings
 from ..shards import shard_names
@@ -36,6 +37,8 @@ class Wiring:
     def __init__(self, experiment: Experiment) -> None:
         self.experiment = experiment
         self.config = experiment.config
+        # Every job of a shard asks; reading the file again would dominate a dry run.
+        self._recipe = cache(self._read_recipe)
 
     # data
 
@@ -79,9 +82,12 @@ class Wiring:
             after: whether to take the filters of the new text, which follow the
                 captioning step where the recipe has one.
         """
-        path = self.experiment.recipe_path(recipe)
-        resolved = resolve_recipe(path, self.experiment.operator_overrides())
+        resolved = self._recipe(recipe)
         return resolved.after if after and resolved.captioner else resolved.before
+
+    def _read_recipe(self, recipe: str) -> Recipe:
+        path = self.experiment.recipe_path(recipe)
+        return resolve_recipe(path, self.experiment.operator_overrides())
 
     def post_operators(self, arm: str) -> list[Operator]:
         """Return the filters on an arm's own text."""
@@ -120,24 +126,28 @@ class Wiring:
 
     def similarity(self, corpus: str, recipe: str, captioner: str) -> list[str]:
         """Return the tables of similarities of old and new captions, one a shard."""
+        base = self._similarity_folder(corpus, recipe, captioner)
+        return [f"{base}/{shard}.parquet" for shard in self.shards(corpus)]
+
+    def _similarity_folder(self, corpus: str, recipe: str, captioner: str) -> str:
         base = f"results/{self.config.experiment}/corpus/{corpus}/recipes/{recipe or NO_RECIPE}"
-        return [f"{base}/similarity/{captioner}/{shard}.parquet" for shard in self.shards(corpus)]
+        return f"{base}/similarity/{captioner}"
 
     def arm_similarity(self, arm: str, shard: str) -> list[str]:
         """Return a shard's similarities, for arms whose policy reads them."""
         row = self.experiment.arms[arm]
         if row.caption_policy != "replace_low_similarity":
             return []
-        tables = self.similarity(row.corpus, row.pre_recipe, row.captioner)
-        return [path for path in tables if path.endswith(f"/{shard}.parquet")]
+        folder = self._similarity_folder(row.corpus, row.pre_recipe, row.captioner)
+        return [f"{folder}/{shard}.parquet"]
 
     def arm_threshold(self, arm: str) -> list[str]:
         """Return the document that says which similarity is low, where it is read."""
         row = self.experiment.arms[arm]
         if row.caption_policy != "replace_low_similarity":
             return []
-        first = self.similarity(row.corpus, row.pre_recipe, row.captioner)[0]
-        return [str(Path(first).with_name("threshold.json"))]
+        folder = self._similarity_folder(row.corpus, row.pre_recipe, row.captioner)
+        return [f"{folder}/threshold.json"]
 
     def policy_flags(self, arm: str) -> str:
         """Return the flags that say how an arm chooses between captions."""

@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import RecapError
-from ..hashing import digest_json
+from ..hashing import ListDigest
 from ..io import atomic_path
 from ..manifest import write_manifest
 from .questions import BY_ID, FROM_ORIGINAL, DrawnQuestions, OriginalQuestions, Question
-from .records import Record, caption_of, read_records
+from .records import Record, caption_of, iter_records
 
 
 def convert_llava(
@@ -22,6 +22,9 @@ def convert_llava(
     original: str | Path | None = None,
 ) -> int:
     """Write a LLaVA training set: one question and one caption a record.
+
+    Records are streamed. What grows with the corpus are the ids, about 150 bytes
+    each, and with an original file the questions of those ids, about 600 more.
 
     Args:
         records: merged records.
@@ -40,24 +43,58 @@ def convert_llava(
     started = time.time()
     if Path(out).suffix != ".json":
         raise RecapError(f"{out}: the training set's name must end in .json")
-    source = OriginalQuestions(original) if original is not None else DrawnQuestions()
-    rows = read_records(records)
-    samples = [to_llava(row, source.of(row["id"])) for row in rows]
-    _check_images(samples, Path(image_root))
-    with atomic_path(out) as temporary:
-        lines = ",\n".join(json.dumps(sample, allow_nan=False) for sample in samples)
-        temporary.write_text(f"[\n{lines}\n]\n" if samples else "[]\n", encoding="ascii")
+    tally = _Tally()
+    source = _questions(records, original)
+    with atomic_path(out) as temporary, temporary.open("w", encoding="ascii") as stream:
+        stream.write("[")
+        for row in iter_records(records):
+            sample = to_llava(row, source.of(row["id"]))
+            _check_image(sample, Path(image_root))
+            separator = ",\n" if tally.records else "\n"
+            stream.write(separator + json.dumps(sample, allow_nan=False))
+            tally.add(row, sample)
+        stream.write("\n]\n" if tally.records else "]\n")
     write_manifest(
         manifest,
         stage="dataset",
         inputs={"records": records} | ({"original": original} if original is not None else {}),
         outputs={"train": out},
         settings={"question_source": BY_ID if original is None else FROM_ORIGINAL},
-        counts={"records_in": len(rows), "records_out": len(samples)},
+        counts={"records_in": tally.records, "records_out": tally.records},
         started=started,
-        details=_digests(rows, samples),
+        details=tally.details(),
     )
-    return len(samples)
+    return tally.records
+
+
+class _Tally:
+    """Number of samples, and digests of what they hold, in order."""
+
+    def __init__(self) -> None:
+        self.records = 0
+        self._digests = {name: ListDigest() for name in ("ids", "questions", "captions", "images")}
+        self._sources: set[str] = set()
+
+    def add(self, row: Record, sample: dict[str, Any]) -> None:
+        question, answer = sample["conversations"]
+        self.records += 1
+        self._digests["ids"].add(row["id"])
+        self._digests["questions"].add(question["value"])
+        self._digests["captions"].add(answer["value"])
+        self._digests["images"].add(sample.get("image"))
+        self._sources.add(row.get("caption_source", FROM_ORIGINAL))
+
+    def details(self) -> dict[str, Any]:
+        digests = {f"{name}_sha256": found.hexdigest() for name, found in self._digests.items()}
+        return {"records": self.records, **digests, "caption_sources": sorted(self._sources)}
+
+
+def _questions(
+    records: str | Path, original: str | Path | None
+) -> OriginalQuestions | DrawnQuestions:
+    if original is None:
+        return DrawnQuestions()
+    return OriginalQuestions(original, {row["id"] for row in iter_records(records)})
 
 
 def to_llava(record: Record, question: Question) -> dict[str, Any]:
@@ -82,20 +119,6 @@ def to_llava(record: Record, question: Question) -> dict[str, Any]:
     return sample | ({"image": images[0]} if images else {})
 
 
-def _check_images(samples: list[dict[str, Any]], root: Path) -> None:
-    for sample in samples:
-        if "image" in sample and not (root / sample["image"]).is_file():
-            raise RecapError(f"id {sample['id']!r}: {root / sample['image']} does not exist")
-
-
-def _digests(rows: list[Record], samples: list[dict[str, Any]]) -> dict[str, Any]:
-    turns = [sample["conversations"] for sample in samples]
-    sources = sorted({row.get("caption_source", FROM_ORIGINAL) for row in rows})
-    return {
-        "records": len(samples),
-        "ids_sha256": digest_json([row["id"] for row in rows]),
-        "questions_sha256": digest_json([pair[0]["value"] for pair in turns]),
-        "captions_sha256": digest_json([pair[1]["value"] for pair in turns]),
-        "images_sha256": digest_json([sample.get("image") for sample in samples]),
-        "caption_sources": sources,
-    }
+def _check_image(sample: dict[str, Any], root: Path) -> None:
+    if "image" in sample and not (root / sample["image"]).is_file():
+        raise RecapError(f"id {sample['id']!r}: {root / sample['image']} does not exist")

@@ -6,24 +6,16 @@ from typing import Any
 from ..errors import RecapError
 from ..perf import PerfRecord
 from .juicer import compute_statistics, decodes_images, load_filter, load_image
+from .native import Batch, NativeFilter, native_filter
 from .recipe import Operator, name_of
 from .records import Record, read_records
+from .sizes import image_size
 from .statistics import StatisticsTable, column_name, operator_key, write_statistics
 
 _CHUNK = 32  # records whose decoded images are held at a time
+_LIGHT_CHUNK = 2048  # the same where no operator holds more than text and sizes
 # These operators read nothing of an image but its size.
-_SIZE_ONLY = ("image_shape_filter",)
-_EXIF_ORIENTATION = 0x0112
-_SWAPPED = (5, 6, 7, 8)
-
-
-class ImageSize:
-    """Stands in for a decoded image where only its size is read."""
-
-    def __init__(self, width: int, height: int) -> None:
-        self.width = width
-        self.height = height
-        self.size = (width, height)
+_SIZE_ONLY = ("image_shape_filter", "image_aspect_ratio_filter")
 
 
 def measure_shard(
@@ -59,19 +51,21 @@ def measure_shard(
 
 def measure(rows: list[Record], image_root: Path, operators: list[Operator]) -> StatisticsTable:
     """Return the statistics of records; see :func:`measure_shard`."""
-    ops = [load_filter(operator) for operator in operators] if rows else []
+    ops = [native_filter(op) or load_filter(op) for op in operators] if rows else []
+    size = _LIGHT_CHUNK if all(_is_light(op) for op in ops) else _CHUNK
     columns: dict[str, list[Any]] = {}
     names: dict[str, dict[str, str]] = {}
     root = image_root.resolve()
-    for start in range(0, len(rows), _CHUNK):
-        chunk = rows[start : start + _CHUNK]
+    for start in range(0, len(rows), size):
+        chunk = rows[start : start + size]
         samples = [
             {"text": row["text"], "images": [str(root / image) for image in row["images"]]}
             for row in chunk
         ]
         contexts = _contexts(ops, chunk, samples)
+        batch = _batch(samples, contexts)
         for operator, op in zip(operators, ops, strict=True):
-            found = _statistics(op, chunk, samples, contexts)
+            found = _statistics(op, chunk, samples, contexts, batch)
             _append(operator, found, columns, names, start)
     lengths = {len(values) for values in columns.values()}
     if lengths - {len(rows)}:
@@ -80,26 +74,59 @@ def measure(rows: list[Record], image_root: Path, operators: list[Operator]) -> 
 
 
 def _statistics(
-    op: Any, chunk: list[Record], samples: list[dict[str, Any]], contexts: list[dict[str, Any]]
+    op: Any,
+    chunk: list[Record],
+    samples: list[dict[str, Any]],
+    contexts: list[dict[str, Any]],
+    batch: Batch,
 ) -> list[dict[str, Any]]:
     try:
-        found = compute_statistics(op, samples, contexts)
+        found = _compute(op, samples, contexts, batch)
     except Exception as batch_error:
         # One record spoils a batch in Data-Juicer; find out which.
-        for row, sample in zip(chunk, samples, strict=True):
+        for row, sample, context in zip(chunk, samples, contexts, strict=True):
             try:
-                compute_statistics(op, [sample], [{}])
+                _compute(op, [sample], [context], _batch([sample], [context]))
             except Exception as error:
                 raise RecapError(
-                    f"{op._name} failed on id {row['id']!r} ({', '.join(row['images'])}): {error}; "
-                    "fix or remove the record"
+                    f"{_name(op)} failed on id {row['id']!r} ({', '.join(row['images'])}): "
+                    f"{error}; fix or remove the record"
                 ) from error
         raise RecapError(
-            f"{op._name} failed on the batch starting at id {chunk[0]['id']!r}: {batch_error}"
+            f"{_name(op)} failed on the batch starting at id {chunk[0]['id']!r}: {batch_error}"
         ) from batch_error
     if len(found) != len(chunk) or any(not statistics for statistics in found):
-        raise RecapError(f"{op._name} stores no statistic, so it cannot be measured and applied")
+        raise RecapError(f"{_name(op)} stores no statistic, so it cannot be measured and applied")
     return found
+
+
+def _compute(
+    op: Any, samples: list[dict[str, Any]], contexts: list[dict[str, Any]], batch: Batch
+) -> list[dict[str, Any]]:
+    if isinstance(op, NativeFilter):
+        return op.statistics(batch)
+    return compute_statistics(op, samples, contexts)
+
+
+def _batch(samples: list[dict[str, Any]], contexts: list[dict[str, Any]]) -> Batch:
+    texts, images = ([sample[key] for sample in samples] for key in ("text", "images"))
+    return Batch(texts, images, contexts)
+
+
+def _name(op: Any) -> str:
+    return op.name if isinstance(op, NativeFilter) else str(op._name)
+
+
+def _reads_images(op: Any) -> bool:
+    return op.reads_images if isinstance(op, NativeFilter) else decodes_images(op)
+
+
+def _reads_pixels(op: Any) -> bool:
+    return _reads_images(op) and _name(op) not in _SIZE_ONLY
+
+
+def _is_light(op: Any) -> bool:
+    return isinstance(op, NativeFilter) or _name(op) in _SIZE_ONLY
 
 
 def _append(
@@ -136,14 +163,12 @@ def _contexts(
     ops: list[Any], chunk: list[Record], samples: list[dict[str, Any]]
 ) -> list[dict[str, Any]]:
     """Return the shared context of each record, its image decoded at most once."""
-    image_ops = [op for op in ops if decodes_images(op)]
-    if not image_ops:
+    if not any(_reads_images(op) for op in ops):
         return [{} for _ in samples]
-    size_only = all(op._name in _SIZE_ONLY for op in image_ops)
+    read = load_image if any(_reads_pixels(op) for op in ops) else image_size
     contexts = []
     for row, sample in zip(chunk, samples, strict=True):
         try:
-            read = _read_size if size_only else load_image
             contexts.append({path: read(path) for path in sample["images"]})
         except Exception as error:
             raise RecapError(
@@ -151,20 +176,3 @@ def _contexts(
                 "run validate_corpus.py again"
             ) from error
     return contexts
-
-
-def _read_size(path: str) -> Any:
-    """Return the size of an image after EXIF rotation, from a JPEG's header alone.
-
-    Other formats are decoded, since their orientation may follow the pixels.
-    The images were decoded in full when the corpus was validated.
-    """
-    from PIL import Image
-
-    with Image.open(path) as image:
-        if image.format != "JPEG":
-            return load_image(path)
-        width, height = image.size
-        if image.getexif().get(_EXIF_ORIENTATION) in _SWAPPED:
-            width, height = height, width
-    return ImageSize(width, height)

@@ -1,6 +1,8 @@
 """Putting an arm's shards together, with a funnel that adds up."""
 
+import operator
 import time
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,7 @@ from .funnel import (
     validate_stage,
     worst_operator,
 )
-from .records import Record, iter_shards, read_records
+from .records import Record, ids_of_shards, iter_records
 
 _NAMED = 10
 
@@ -37,6 +39,9 @@ def merge_arm(
     seed: int = 0,
 ) -> dict[str, Any]:
     """Concatenate an arm's shards, match another arm's ids, apply the budget.
+
+    Records are streamed. What grows with the corpus are the ids, since any of them
+    may come back: about 200 bytes a record, 100 more where some are chosen.
 
     Args:
         arm: the arm's name.
@@ -61,20 +66,21 @@ def merge_arm(
     """
     started = time.time()
     report = read_json(validate_report)
-    rows = list(iter_shards(shards))
+    ids = ids_of_shards(shards)
+    wanted: Collection[str] = ids
     stages = [validate_stage(report), *operator_stages("select", pre_counts)]
     stages += operator_stages("reselect", post_counts)
-    check_conservation(arm, stages, len(rows))
+    check_conservation(arm, stages, len(ids))
     if match_ids is not None:
-        rows = _matched(arm, rows, match_ids, stages)
+        wanted = _matched(arm, ids, match_ids, stages)
     if max_records_of is not None:
-        max_records = _size_of(arm, max_records_of, len(rows))
+        max_records = _size_of(arm, max_records_of, len(wanted))
     if max_records is not None:
-        rows = _budgeted(rows, max_records, seed, stages)
-    if not rows:
+        wanted = _budgeted(wanted, max_records, seed, stages)
+    if not wanted:
         raise RecapError(f"arm {arm}: no record is left; {worst_operator(stages)}. Loosen it")
-    write_jsonl(out, rows)
-    check_conservation(arm, stages, len(rows))
+    written = write_jsonl(out, _in_order(shards, ids, wanted))
+    check_conservation(arm, stages, written)
     document = {"arm": arm, "stages": stages, "rejects_by_reason": report["rejects"]}
     write_json(funnel, document)
     inputs: dict[str, str | Path] = {f"shard_{i:05d}": path for i, path in enumerate(shards)}
@@ -85,31 +91,47 @@ def merge_arm(
         inputs=inputs | {name: path for name, path in others.items() if path is not None},
         outputs={"merged": out, "funnel": funnel},
         settings={"arm": arm, "max_records": max_records},
-        counts={"records_in": report["lines"], "records_out": len(rows)},
+        counts={"records_in": report["lines"], "records_out": written},
         started=started,
         seed=None if max_records is None else seed,
-        details={"ids_sha256": digest_json([row["id"] for row in rows])},
+        details={"ids_sha256": digest_json(list(wanted))},
     )
     return document
 
 
+def _in_order(
+    shards: list[str | Path], ids: Collection[str], wanted: Collection[str]
+) -> Iterator[Record]:
+    """Yield the wanted records in the order wanted.
+
+    Arms of one corpus agree in their order, so that one pass over the shards is
+    enough; where they do not, the wanted records are held.
+    """
+    chosen = ids if wanted is ids else set(wanted)
+    kept = (row for path in shards for row in iter_records(path) if row["id"] in chosen)
+    if all(map(operator.eq, (identity for identity in ids if identity in chosen), wanted)):
+        yield from kept
+        return
+    by_id = {row["id"]: row for row in kept}
+    yield from (by_id[identity] for identity in wanted)
+
+
 def _matched(
-    arm: str, rows: list[Record], reference: str | Path, stages: list[Stage]
-) -> list[Record]:
-    by_id = {row["id"]: row for row in rows}
-    wanted = [row["id"] for row in read_records(reference)]
-    if missing := [identity for identity in wanted if identity not in by_id]:
+    arm: str, ids: Collection[str], reference: str | Path, stages: list[Stage]
+) -> list[str]:
+    wanted = [row["id"] for row in iter_records(reference)]
+    if missing := [identity for identity in wanted if identity not in ids]:
         raise GateError(
             f"arm {arm} lacks {len(missing)} of the {len(wanted)} ids of {reference}: "
             f"{', '.join(missing[:_NAMED])}{', ...' if len(missing) > _NAMED else ''}. "
             "Its filters must be no stricter than those of the arm it is matched to"
         )
-    stages.append(stage("match", None, len(rows), len(wanted)))
-    return [by_id[identity] for identity in wanted]
+    stages.append(stage("match", None, len(ids), len(wanted)))
+    return wanted
 
 
 def _size_of(arm: str, other: str | Path, records: int) -> int:
-    size = len(read_records(other))
+    size = sum(1 for _ in iter_records(other))
     if records < size:
         raise GateError(
             f"arm {arm} has {records} records to draw {size} from, the number in {other}; its "
@@ -118,11 +140,11 @@ def _size_of(arm: str, other: str | Path, records: int) -> int:
     return size
 
 
-def _budgeted(rows: list[Record], budget: int, seed: int, stages: list[Stage]) -> list[Record]:
+def _budgeted(ids: Collection[str], budget: int, seed: int, stages: list[Stage]) -> list[str]:
     if budget < 1:
         raise RecapError(f"a budget of {budget} records leaves nothing; use at least 1")
-    order = sorted(rows, key=lambda row: (stable_fraction("budget", seed, row["id"]), row["id"]))
-    chosen = {row["id"] for row in order[:budget]}
-    kept = [row for row in rows if row["id"] in chosen]
-    stages.append(stage("budget", None, len(rows), len(kept)))
+    order = sorted((stable_fraction("budget", seed, identity), identity) for identity in ids)
+    chosen = {identity for _, identity in order[:budget]}
+    kept = [identity for identity in ids if identity in chosen]
+    stages.append(stage("budget", None, len(ids), len(kept)))
     return kept

@@ -1,11 +1,12 @@
 """The human turn of a caption sample: restored per id, or drawn by id."""
 
+from collections.abc import Container
 from pathlib import Path
 from typing import Any
 
 from ..errors import RecapError
 from ..hashing import stable_fraction
-from ..io import read_json
+from ..io import iter_json_array
 
 # The questions of LLaVA's stage 1, as the seed corpus uses them.
 STAGE1_QUESTIONS = (
@@ -29,6 +30,8 @@ BY_ID = "id_hash"
 class Question:
     """First turn and answering role of one sample."""
 
+    __slots__ = ("identity", "role", "turn")
+
     def __init__(self, identity: Any, turn: dict[str, Any], role: str) -> None:
         self.identity = identity
         self.turn = turn
@@ -36,21 +39,29 @@ class Question:
 
 
 class OriginalQuestions:
-    """Questions of an original LLaVA file, by ``str(id)``."""
+    """Questions of an original LLaVA file, by ``str(id)``.
 
-    def __init__(self, path: str | Path) -> None:
+    The file may hold many times the samples of a training set, so it is streamed
+    and no answer is kept.
+
+    Args:
+        path: the LLaVA JSON.
+        wanted: the ids that will be asked for; no other is kept.
+    """
+
+    def __init__(self, path: str | Path, wanted: Container[str]) -> None:
         self._path = path
-        document = read_json(path)
-        if not isinstance(document, list):
-            raise RecapError(f"{path} must be a JSON array of LLaVA samples")
-        self._samples: dict[str, dict[str, Any]] = {}
+        self._questions: dict[str, Question | None] = {}
         self._ambiguous: set[str] = set()
-        for number, sample in enumerate(document, start=1):
+        for number, sample in enumerate(iter_json_array(path), start=1):
             if not isinstance(sample, dict) or "id" not in sample:
                 raise RecapError(f"{path}, sample {number}: not an object with an `id`")
             key = str(sample["id"])
-            known = self._samples.setdefault(key, sample)
-            if known is not sample and _turns(known)[:1] != _turns(sample)[:1]:
+            if key not in wanted:
+                continue
+            question = _question(sample)
+            known = self._questions.setdefault(key, question)
+            if _turn(known) != _turn(question):
                 self._ambiguous.add(key)
 
     def of(self, identity: str) -> Question:
@@ -60,20 +71,17 @@ class OriginalQuestions:
             RecapError: if the id is missing, has two different questions, or
                 its sample has fewer than two turns.
         """
-        sample = self._samples.get(identity)
-        if sample is None:
+        if identity not in self._questions:
             raise RecapError(
                 f"id {identity!r} is not in {self._path}; pass the original LLaVA file of this "
                 "corpus, or leave --original out to draw questions by id"
             )
         if identity in self._ambiguous:
             raise RecapError(f"{self._path} has id {identity!r} twice with different questions")
-        turns = _turns(sample)
-        if len(turns) < 2 or not all(
-            isinstance(turn, dict) and "from" in turn and "value" in turn for turn in turns[:2]
-        ):
+        question = self._questions[identity]
+        if question is None:
             raise RecapError(f"{self._path}, id {identity!r}: needs a question and an answer turn")
-        return Question(sample["id"], turns[0], turns[1]["from"])
+        return question
 
 
 class DrawnQuestions:
@@ -86,6 +94,16 @@ class DrawnQuestions:
         return Question(identity, turn, "gpt")
 
 
-def _turns(sample: dict[str, Any]) -> list[Any]:
+def _question(sample: dict[str, Any]) -> Question | None:
+    """Return a sample's question, or ``None`` where its turns are not question and answer."""
     turns = sample.get("conversations")
-    return turns if isinstance(turns, list) else []
+    turns = turns[:2] if isinstance(turns, list) else []
+    if len(turns) < 2 or not all(
+        isinstance(turn, dict) and "from" in turn and "value" in turn for turn in turns
+    ):
+        return None
+    return Question(sample["id"], turns[0], turns[1]["from"])
+
+
+def _turn(question: Question | None) -> dict[str, Any] | None:
+    return None if question is None else question.turn

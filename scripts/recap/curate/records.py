@@ -5,7 +5,7 @@ A record is a JSON object with ``id``, ``text`` and ``images``; its text is one
 """
 
 from collections.abc import Iterable, Iterator
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 from ..errors import RecapError
@@ -62,18 +62,25 @@ def special_tokens_in(caption: str) -> list[str]:
 
 def is_relative_inside(path: str) -> bool:
     """Tell whether an image path is relative and never climbs with ``..``."""
-    pure = PurePosixPath(path)
-    return bool(path) and not pure.is_absolute() and ".." not in pure.parts and "\0" not in path
+    return (
+        bool(path) and not path.startswith("/") and ".." not in path.split("/") and "\0" not in path
+    )
 
 
 def read_records(path: str | Path) -> list[Record]:
-    """Read records the pipeline wrote, checking ids, keys and path safety.
+    """Read records the pipeline wrote; see :func:`iter_records`."""
+    return list(iter_records(path))
+
+
+def iter_records(path: str | Path) -> Iterator[Record]:
+    """Yield records the pipeline wrote, checking ids, keys and path safety.
+
+    Only the ids are held, to tell whether one comes back.
 
     Raises:
         RecapError: at the first record that lacks a key, has an unsafe image
             path or repeats an id, with file and id.
     """
-    records = []
     seen: set[str] = set()
     for number, record in enumerate(iter_jsonl(path), start=1):
         identity = record.get("id")
@@ -87,26 +94,41 @@ def read_records(path: str | Path) -> list[Record]:
         if not all(is_relative_inside(image) for image in record["images"]):
             raise RecapError(f"{path}, id {identity!r}: image paths must stay below the image root")
         seen.add(identity)
-        records.append(record)
-    return records
+        yield record
 
 
-def iter_shards(paths: Iterable[str | Path]) -> Iterator[Record]:
+def iter_shards(
+    paths: Iterable[str | Path], owner: dict[str, str] | None = None
+) -> Iterator[Record]:
     """Yield the records of several shard files in order.
 
+    Args:
+        paths: the files.
+        owner: filled with each id's file, in order.
+
     Raises:
-        RecapError: as :func:`read_records`, and for an id in two shards.
+        RecapError: as :func:`iter_records`, and for an id in two shards.
     """
-    owner: dict[str, str] = {}
+    owner = {} if owner is None else owner
     for path in paths:
-        for record in read_records(path):
-            if record["id"] in owner:
+        name = str(path)
+        for record in iter_records(path):
+            identity = record["id"]
+            if identity in owner:
                 raise RecapError(
-                    f"{path}: id {record['id']!r} is already in {owner[record['id']]}; "
+                    f"{path}: id {identity!r} is already in {owner[identity]}; "
                     "the shards must come from one split"
                 )
-            owner[record["id"]] = str(path)
+            owner[identity] = name
             yield record
+
+
+def ids_of_shards(paths: Iterable[str | Path]) -> dict[str, str]:
+    """Return the ids of several shard files in order, each with its file; none may come twice."""
+    owner: dict[str, str] = {}
+    for _ in iter_shards(paths, owner):
+        pass
+    return owner
 
 
 def check_caption_ids(

@@ -6,6 +6,7 @@ from typing import Any
 from ..errors import GateError, RecapError
 from ..io import write_json, write_jsonl
 from .juicer import apply_thresholds, load_filter
+from .native import native_filter
 from .recipe import Operator, is_threshold, name_of, params_of
 from .records import Record, read_records
 from .statistics import StatisticsTable, read_statistics
@@ -87,6 +88,9 @@ def _verdicts(operator: Operator, table: StatisticsTable, alive: list[int]) -> l
         {statistic: table.columns[column][index] for statistic, column in columns.items()}
         for index in alive
     ]
+    native = native_filter(operator)
+    if native is not None:
+        return native.keeps(statistics)
     return apply_thresholds(load_filter(operator), statistics)
 
 

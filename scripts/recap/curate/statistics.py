@@ -6,7 +6,9 @@ again whatever the order of a recipe.
 """
 
 import json
+from array import array
 from dataclasses import dataclass
+from itertools import accumulate, chain
 from pathlib import Path
 from typing import Any
 
@@ -75,12 +77,53 @@ def write_statistics(path: str | Path, table: StatisticsTable) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    arrays = {"id": pa.array(table.ids, pa.string())}
+    arrays = {"id": _strings(table.ids)}
     for name, values in table.columns.items():
-        arrays[name] = pa.array(values)
+        arrays[name] = _column(values)
     metadata = {_METADATA_KEY: json.dumps(table.operators, sort_keys=True).encode()}
     with atomic_path(path) as temporary:
         pq.write_table(pa.table(arrays).replace_schema_metadata(metadata), temporary)
+
+
+def _strings(values: list[str]) -> Any:
+    import pyarrow as pa
+
+    builder = pa.lib.StringBuilder()
+    builder.append_values(values)
+    return builder.finish()
+
+
+def _column(values: list[Any]) -> Any:
+    """Return the Arrow array that ``pa.array`` makes of numbers, or of lists of numbers.
+
+    Numbers are handed over as buffers: ``pa.array`` imports pandas, which takes
+    longer than all else that is done to a small shard.
+    """
+    import pyarrow as pa
+
+    if values and all(type(value) is list for value in values):
+        numbers = _numbers(list(chain.from_iterable(values)))
+        if numbers is not None:
+            ends = array("i", accumulate(map(len, values), initial=0))
+            offsets = pa.Array.from_buffers(pa.int32(), len(ends), [None, pa.py_buffer(ends)])
+            return pa.ListArray.from_arrays(offsets, numbers)
+    numbers = _numbers(values)
+    return pa.array(values) if numbers is None else numbers
+
+
+def _numbers(values: list[Any]) -> Any:
+    """Return an array of int64 or of float64, or ``None`` where values are neither or mixed."""
+    import pyarrow as pa
+
+    kinds = {type(value) for value in values}
+    if kinds not in ({int}, {float}):
+        return None
+    code, kind = ("q", pa.int64()) if kinds == {int} else ("d", pa.float64())
+    try:
+        packed = array(code, values)
+    except OverflowError:
+        return None
+    return pa.Array.from_buffers(kind, len(packed), [None, pa.py_buffer(packed)])
 
 
 def read_statistics(path: str | Path) -> StatisticsTable:
@@ -93,7 +136,8 @@ def read_statistics(path: str | Path) -> StatisticsTable:
     import pyarrow.parquet as pq
 
     try:
-        table = pq.read_table(path)
+        # `pq.read_table` would import pandas.
+        table = pq.ParquetFile(path).read()
         operators = json.loads((table.schema.metadata or {})[_METADATA_KEY])
         columns = table.to_pydict()
         ids = columns.pop("id")

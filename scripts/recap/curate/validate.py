@@ -18,6 +18,7 @@ from ..settings import ValidateSettings
 from .images import ImageChecker, Problem
 from .lines import iter_raw_lines, parse_line
 from .records import Record
+from .split import IndexedLines
 
 logger = logging.getLogger(__name__)
 
@@ -39,8 +40,12 @@ def validate_corpus(
     out: str | Path,
     rejects: str | Path,
     report: str | Path,
+    index: str | Path | None = None,
 ) -> dict[str, Any]:
     """Split a raw corpus into good records and explained rejects.
+
+    Memory grows with the corpus only by the ids already taken, about 150 bytes
+    each: an id may come back on any later line.
 
     Args:
         corpus: JSONL file.
@@ -51,6 +56,7 @@ def validate_corpus(
         out: good records in corpus order, with ids as strings.
         rejects: one line a bad line: ``line``, ``id``, ``reason``, ``detail``, ``fix``.
         report: counts; also returned.
+        index: where in ``out`` records start, for split_shard.py.
 
     Raises:
         RecapError: if the corpus is missing or has another number of lines.
@@ -63,18 +69,21 @@ def validate_corpus(
     with (
         atomic_path(out) as good_path,
         atomic_path(rejects) as bad_path,
-        good_path.open("w", encoding="utf-8", newline="\n") as good,
+        good_path.open("wb") as good_stream,
         bad_path.open("w", encoding="utf-8", newline="\n") as bad,
         ImageChecker(
             Path(image_root or corpus.parent), settings.max_image_pixels, threads
         ) as checker,
     ):
+        good = IndexedLines(good_stream)
         raw = iter_raw_lines(corpus, settings.max_line_bytes)
         while block := list(islice(raw, _BLOCK)):
             for checked in _check_block(block, settings, checker, tally):
                 _write(checked, tally, good, bad)
     summary = tally.summary()
     write_json(report, summary)
+    if index is not None:
+        write_json(index, good.index())
     _judge(corpus, summary, expected_records, settings, rejects)
     return summary
 
@@ -123,7 +132,7 @@ def _check_block(
         yield number, (None if found else record), found, identity
 
 
-def _write(checked: _Checked, tally: _Tally, good: TextIO, bad: TextIO) -> None:
+def _write(checked: _Checked, tally: _Tally, good: IndexedLines, bad: TextIO) -> None:
     number, record, problem, identity = checked
     if record is not None and (first := tally.first_line.get(record["id"])) is not None:
         problem = Problem("duplicate-id", f"id already on line {first}", "make ids unique")

@@ -140,6 +140,27 @@ def test_unknown_experiment_lists_the_known_ones():
         experiment_files("nope")
 
 
+def test_a_recipe_is_read_once_however_many_shards_ask(monkeypatch):
+    """Each job of a shard asks several times while the DAG is built."""
+    from recap.config import wiring as module
+    from recap.curate.recipe import resolve_recipe
+
+    read = []
+
+    def counting(path, overrides):
+        read.append(path)
+        return resolve_recipe(path, overrides)
+
+    monkeypatch.setattr(module, "resolve_recipe", counting)
+    wiring = Wiring(load_experiment(raw_config("demo")))
+    for _ in range(50):
+        before = wiring.operators("basic")
+        after = wiring.operators("blip2_30k", after=True)
+        wiring.post_operators("filtered_only")
+    assert sorted(read) == ["config/recipes/basic.yaml", "config/recipes/blip2_30k.yaml"]
+    assert before != after
+
+
 def test_thresholds_are_not_part_of_what_is_measured():
     from recap.curate.recipe import measurements
 

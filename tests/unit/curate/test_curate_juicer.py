@@ -288,20 +288,6 @@ def test_watermarks_by_a_local_model(corpus, tmp_path):
     assert f"prob_threshold={bound}" in drop["bound"]
 
 
-@pytest.mark.parametrize("orientation", [1, 3, 6, 8])
-def test_sizes_from_headers_are_those_of_the_decoded_image(tmp_path, orientation):
-    from recap.curate.juicer import load_image
-    from recap.curate.measure import _read_size
-
-    exif = Image.Exif()
-    exif[0x0112] = orientation
-    for name in ("a.jpg", "a.png", "a.webp"):
-        Image.new("RGB", (50, 20)).save(tmp_path / name, exif=exif)
-        decoded, read = load_image(str(tmp_path / name)), _read_size(str(tmp_path / name))
-        assert (read.width, read.height) == decoded.size
-        assert decoded.size == ((20, 50) if orientation >= 5 else (50, 20))
-
-
 @pytest.mark.parametrize(
     ("operator", "message"),
     [

@@ -125,6 +125,7 @@ def run(
         out=out / "validated.jsonl",
         rejects=out / "rejects.jsonl",
         report=out / "validate.json",
+        index=out / "validated.index.json",
         image_root=image_root,
     )
     return (
@@ -146,6 +147,9 @@ def test_every_bad_line_has_its_reason(root, threads):
     wanted = {number: reason for number, reason in enumerate(reasons, start=1) if reason}
     assert found == wanted
     assert [record["id"] for record in good] == ["first", "last"]
+    index = read_json(root.parent / "out" / "validated.index.json")
+    size = (root.parent / "out" / "validated.jsonl").stat().st_size
+    assert (index["records"], index["bytes"], index["offsets"]) == (2, size, [0])
     assert report["lines"] == len(lines) == report["accepted"] + report["rejected"]
     assert report["rejects"] == {reason: len(bad) for reason, bad in sorted(CASES.items())}
     assert all(row["fix"] and 0 < len(row["detail"]) < 400 for row in rejects)
