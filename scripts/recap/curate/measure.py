@@ -9,6 +9,7 @@ from .juicer import compute_statistics, decodes_images, load_filter, load_image
 from .recipe import Operator, name_of
 from .records import Record, read_records
 from .statistics import StatisticsTable, column_name, operator_key, write_statistics
+from .texts import view
 
 _CHUNK = 32  # records whose decoded images are held at a time
 # These operators read nothing of an image but its size.
@@ -71,7 +72,7 @@ def measure(rows: list[Record], image_root: Path, operators: list[Operator]) -> 
         ]
         contexts = _contexts(ops, chunk, samples)
         for operator, op in zip(operators, ops, strict=True):
-            found = _statistics(op, chunk, samples, contexts)
+            found = _statistics(op, chunk, view(operator, samples), contexts)
             _append(operator, found, columns, names, start)
     lengths = {len(values) for values in columns.values()}
     if lengths - {len(rows)}:
