@@ -99,9 +99,20 @@ _CANNOT_SPLIT = {
 _IMAGE_MAPPER = "writes pictures beside the corpus's, or fields that records here do not have"
 # Packages outside the environment that an operator imports: module and package.
 _PACKAGES = {
+    "chinese_convert_mapper": ("opencc", "opencc"),
+    "clean_html_mapper": ("selectolax", "selectolax"),
     "document_simhash_deduplicator": ("simhash", "simhash-pybind"),
-    "language_id_score_filter": ("fasttext", "fasttext-predict"),
+    "fix_unicode_mapper": ("ftfy", "ftfy"),
     "image_aesthetics_filter": ("aesthetics_predictor", "simple-aesthetics-predictor"),
+    "image_face_count_filter": ("cv2", "opencv-contrib-python-headless"),
+    "image_face_ratio_filter": ("cv2", "opencv-contrib-python-headless"),
+    "image_subplot_filter": ("cv2", "opencv-contrib-python-headless"),
+    "language_id_score_filter": ("fasttext", "fasttext-predict"),
+    "perplexity_filter": ("kenlm", "kenlm"),
+    "phrase_grounding_recall_filter": ("nltk", "nltk"),
+    "sentence_split_mapper": ("nltk", "nltk"),
+    "text_action_filter": ("spacy", "spacy"),
+    "text_entity_dependency_filter": ("spacy", "spacy"),
 }
 
 

@@ -62,11 +62,12 @@ def gather_funnel(
     lines = _rejected(rejects)
     lines = _chain(lines, _dropped("select", pre_drops), _dropped("reselect", post_drops))
     lines = _chain(lines, _unmatched(shards, merged, match_ids))
-    with atomic_path(out) as temporary, pq.ParquetWriter(temporary, schema) as writer:
-        for batch in _batches(lines):
-            found.update(_label(row) for row in batch)
-            writer.write_table(_table(arm, batch, schema))
-    _check(arm, document["stages"], found)
+    with atomic_path(out) as temporary:
+        with pq.ParquetWriter(temporary, schema) as writer:
+            for batch in _batches(lines):
+                found.update(_label(row) for row in batch)
+                writer.write_table(_table(arm, batch, schema))
+        _check(arm, document["stages"], found)
     return dict(found)
 
 

@@ -210,7 +210,7 @@ def test_every_operator_of_data_juicer_runs_or_is_refused_with_a_reason(tmp_path
             else:
                 accepted[family].add(path.stem)
     assert {"text_length_filter", "image_aesthetics_filter"} <= accepted["filter"]
-    assert {"clean_links_mapper", "fix_unicode_mapper"} <= accepted["mapper"]
+    assert {"clean_links_mapper", "replace_content_mapper"} <= accepted["mapper"]
     exact = {"document_deduplicator", "document_minhash_deduplicator", "image_deduplicator"}
     assert exact <= accepted["deduplicator"] <= {*exact, "document_simhash_deduplicator"}
     assert not accepted["selector"] | accepted["grouper"] | accepted["aggregator"]
@@ -243,7 +243,7 @@ def test_the_flag_marks_what_reads_text_and_nothing_else(tmp_path, head, clean):
         {"words_num_filter": {"min_num": 6}},
         {"image_shape_filter": {"min_width": 3}},
         {"image_text_similarity_filter": {"min_score": 0.1}},
-        {"clean_html_mapper": None},
+        {"clean_links_mapper": None},
         {"document_deduplicator": None},
         {"image_deduplicator": None},
         {"image_deduplicator": {"consider_text": True}},
@@ -297,9 +297,9 @@ def test_operators_come_as_json_or_as_a_file(tmp_path):
     for bad in ("[1]", "[", str(tmp_path / "none.json"), '[{"image_captioning_mapper": {}}]'):
         with pytest.raises(RecapError):
             load_operators(bad)
-    mapper = '[{"clean_html_mapper": {}}]'
-    assert load_operators(mapper, "mapper") == [{"clean_html_mapper": {}}]
-    with pytest.raises(RecapError, match="clean_html_mapper is no filter"):
+    mapper = '[{"clean_links_mapper": {}}]'
+    assert load_operators(mapper, "mapper") == [{"clean_links_mapper": {}}]
+    with pytest.raises(RecapError, match="clean_links_mapper is no filter"):
         load_operators(mapper)
 
 
