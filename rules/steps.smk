@@ -128,7 +128,7 @@ rule decide_duplicates:
         "../envs/curate.yaml"
     threads: 1
     resources:
-        mem_mb=megabytes(COMPUTE.model_mem_mb),
+        mem_mb=megabytes(COMPUTE.cpu_mem_mb),
         runtime=minutes(COMPUTE.runtime_minutes),
     params:
         operators=lambda wildcards: as_json(step_operators(wildcards)),
