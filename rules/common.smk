@@ -2,6 +2,7 @@ from snakemake.exceptions import WorkflowError
 
 from scripts.recap.config import experiment_files, load_experiment
 from scripts.recap.config.comparison import ComparisonWiring
+from scripts.recap.config.steps import StepWiring
 from scripts.recap.config.wiring import NO_RECIPE, Wiring, as_json
 from scripts.recap.curate.recipe import measurements
 from scripts.recap.errors import RecapError
@@ -26,6 +27,7 @@ EXPERIMENT = parse_or_stop(load_experiment, config)
 SETTINGS = EXPERIMENT.config
 COMPUTE = SETTINGS.compute
 WIRING = Wiring(EXPERIMENT)
+STEPS = parse_or_stop(StepWiring, WIRING)
 COMPARISON = ComparisonWiring(WIRING)
 ARMS = SETTINGS.arms + SETTINGS.funnel_arms
 
@@ -54,7 +56,11 @@ def final_outputs():
         f"{base}/report/final_project_summary.md",
         f"{base}/compare/comparison.json",
         f"{base}/compare/evaluation_comparison_report.json",
-        *[f"{base}/arms/{arm}/funnel.json" for arm in WIRING.curated_arms()],
+        *[
+            f"{base}/arms/{arm}/funnel.{kind}"
+            for arm in WIRING.curated_arms()
+            for kind in ("json", "parquet", "svg")
+        ],
     ]
 
 
@@ -69,7 +75,9 @@ def megabytes(count):
 
 
 def measured_operators(wildcards):
-    """Return the operators of a measuring job, by its arm or its recipe."""
+    """Return the operators of a measuring job, by its step, its arm or its recipe."""
+    if "place" in wildcards.keys():
+        return step_operators(wildcards)
     if "arm" in wildcards.keys():
         return WIRING.post_operators(wildcards.arm)
     return WIRING.operators(wildcards.recipe)
@@ -85,8 +93,15 @@ def measuring_threads(wildcards):
     return COMPUTE.cpu_threads if WIRING.operator_manifests(measured_operators(wildcards)) else 1
 
 
+def step_operators(wildcards):
+    """Return the operators of a step of a recipe."""
+    return STEPS.operators(wildcards.place, wildcards.step)
+
+
 def corpus_row(wildcards):
-    """Return the corpus row of a job, by its corpus or its arm."""
+    """Return the corpus row of a job, by its corpus, its arm or its recipe's place."""
+    if "place" in wildcards.keys():
+        return EXPERIMENT.corpora[STEPS.corpus(wildcards.place)]
     if "corpus" in wildcards.keys():
         return EXPERIMENT.corpora[wildcards.corpus]
     return EXPERIMENT.corpora[EXPERIMENT.arms[wildcards.arm].corpus]

@@ -46,6 +46,57 @@ rule merge_arm:
         """
 
 
+rule gather_funnel:
+    """Gather every record an arm lost, with statistic, value and bound; draw the funnel."""
+    input:
+        funnel="results/{experiment}/arms/{arm}/funnel.json",
+        rejects=lambda wildcards: (
+            f"results/{wildcards.experiment}/corpus/"
+            f"{EXPERIMENT.arms[wildcards.arm].corpus}/rejects.jsonl"
+        ),
+        pre_drops=lambda wildcards: WIRING.pre_drops(wildcards.arm),
+        post_drops=lambda wildcards: WIRING.post_drops(wildcards.arm),
+        shards=lambda wildcards: WIRING.arm_kept(wildcards.arm),
+        merged="results/{experiment}/arms/{arm}/merged.jsonl",
+        matched=lambda wildcards: WIRING.matched(wildcards.arm),
+    output:
+        table="results/{experiment}/arms/{arm}/funnel.parquet",
+        svg="results/{experiment}/arms/{arm}/funnel.svg",
+        png="results/{experiment}/arms/{arm}/funnel.png",
+    log:
+        "logs/{experiment}/gather_funnel/{arm}.log",
+    conda:
+        "../envs/curate.yaml"
+    threads: 1
+    resources:
+        mem_mb=megabytes(COMPUTE.cpu_mem_mb),
+        runtime=minutes(COMPUTE.runtime_minutes),
+    params:
+        matched=lambda wildcards, input: (f"--match-ids {input.matched}" if input.matched else ""),
+        pre_drops=lambda wildcards, input: (
+            f"--pre-drops {input.pre_drops}" if input.pre_drops else ""
+        ),
+        post_drops=lambda wildcards, input: (
+            f"--post-drops {input.post_drops}" if input.post_drops else ""
+        ),
+        stage_version=STAGE_VERSIONS["funnel"],
+    shell:
+        """
+        python scripts/gather_funnel.py \
+            --funnel {input.funnel:q} \
+            --rejects {input.rejects:q} \
+            {params.pre_drops} \
+            {params.post_drops} \
+            --shards {input.shards:q} \
+            --merged {input.merged:q} \
+            {params.matched} \
+            --out {output.table:q} \
+            --svg {output.svg:q} \
+            --png {output.png:q} \
+            2>{log:q}
+        """
+
+
 rule convert_llava:
     """Write an arm's training set as LLaVA JSON, each id with its own question."""
     input:

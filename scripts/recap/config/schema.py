@@ -76,7 +76,7 @@ class ModelRow(Settings):
     """A model folder: shipped with the code, fetched from ModelScope, or already on disk."""
 
     role: str = Field(
-        pattern="^(language_model|clip|convnext|captioner|watermark|similarity)$",
+        pattern="^(language_model|clip|convnext|captioner|watermark|similarity|aesthetics)$",
         description="what the model is used as",
     )
     source: str = Field(

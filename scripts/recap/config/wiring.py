@@ -31,6 +31,12 @@ def as_json(value: Any, exclude: set[str] | None = None) -> str:
     return json.dumps(value, sort_keys=True)
 
 
+def _drops_of(counts: str) -> str:
+    """Return the drops beside a shard's counts."""
+    path = Path(counts)
+    return str(path.parent.with_name("drops") / f"{path.stem}.jsonl")
+
+
 class Wiring:
     """Answers the rules' questions about one experiment."""
 
@@ -187,6 +193,14 @@ class Wiring:
             return []
         base = f"results/{self.config.experiment}/arms/{arm}/counts"
         return [f"{base}/{shard}.json" for shard in self.shards(row.corpus)]
+
+    def pre_drops(self, arm: str) -> list[str]:
+        """Return what an arm's operators before captioning dropped, and why."""
+        return [_drops_of(path) for path in self.pre_counts(arm)]
+
+    def post_drops(self, arm: str) -> list[str]:
+        """Return what the operators on an arm's own text dropped, and why."""
+        return [_drops_of(path) for path in self.post_counts(arm)]
 
     def matched(self, arm: str) -> list[str]:
         """Return the merged records whose ids an arm must use, if it is matched."""

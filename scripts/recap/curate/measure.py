@@ -11,6 +11,7 @@ from .recipe import Operator, name_of
 from .records import Record, read_records
 from .sizes import image_size
 from .statistics import StatisticsTable, column_name, operator_key, write_statistics
+from .texts import sees_caption, view
 
 _CHUNK = 32  # records whose decoded images are held at a time
 _LIGHT_CHUNK = 2048  # the same where no operator holds more than text and sizes
@@ -63,9 +64,9 @@ def measure(rows: list[Record], image_root: Path, operators: list[Operator]) -> 
             for row in chunk
         ]
         contexts = _contexts(ops, chunk, samples)
-        batch = _batch(samples, contexts)
+        seen = _views(operators, samples, contexts)
         for operator, op in zip(operators, ops, strict=True):
-            found = _statistics(op, chunk, samples, contexts, batch)
+            found = _statistics(op, chunk, *seen[sees_caption(operator)], contexts)
             _append(operator, found, columns, names, start)
     lengths = {len(values) for values in columns.values()}
     if lengths - {len(rows)}:
@@ -77,8 +78,8 @@ def _statistics(
     op: Any,
     chunk: list[Record],
     samples: list[dict[str, Any]],
-    contexts: list[dict[str, Any]],
     batch: Batch,
+    contexts: list[dict[str, Any]],
 ) -> list[dict[str, Any]]:
     try:
         found = _compute(op, samples, contexts, batch)
@@ -106,6 +107,15 @@ def _compute(
     if isinstance(op, NativeFilter):
         return op.statistics(batch)
     return compute_statistics(op, samples, contexts)
+
+
+def _views(
+    operators: list[Operator], samples: list[dict[str, Any]], contexts: list[dict[str, Any]]
+) -> dict[bool, tuple[list[dict[str, Any]], Batch]]:
+    """Return what operators see of some records, by whether they see the bare caption."""
+    kinds = {sees_caption(operator): operator for operator in operators}
+    found = {kind: view(operator, samples) for kind, operator in kinds.items()}
+    return {kind: (seen, _batch(seen, contexts)) for kind, seen in found.items()}
 
 
 def _batch(samples: list[dict[str, Any]], contexts: list[dict[str, Any]]) -> Batch:

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from .recipe import Operator, name_of, params_of
+from .texts import TEXT_FLAG
 
 COVERED_VERSION = "1.6.1"
 _MEMO = 1 << 16  # words remembered with their stripped form
@@ -124,7 +125,8 @@ class NativeFilter:
 
 def native_filter(entry: Operator) -> NativeFilter | None:
     """Return an operator of this module, or ``None`` where Data-Juicer has to do it."""
-    name, params = name_of(entry), params_of(entry)
+    name = name_of(entry)
+    params = {key: value for key, value in params_of(entry).items() if key != TEXT_FLAG}
     known = _PARAMETERS.get(name)
     if known is None or not _covered():
         return None

@@ -1,32 +1,27 @@
 """Data-Juicer recipes, split into what measures and what decides.
 
 A recipe is a YAML file that ``dj-process`` accepts. Its ``process`` list is cut
-at the captioner; each filter before and after it is used twice, once to compute
-statistics (:func:`measurements`) and once to apply thresholds
-(:func:`thresholds`), so that a threshold never recomputes a statistic.
+at the captioner, and each part into steps (:func:`steps`): filters, mappers, a
+deduplicator. A filter is used twice, once to compute statistics
+(:func:`measurements`) and once to apply thresholds (:func:`thresholds`), so
+that a threshold never recomputes a statistic.
 """
 
 import json
+import re
 from dataclasses import dataclass
-from importlib.util import find_spec
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from ..errors import RecapError
+from .catalogue import CAPTIONERS, check_operator, kind_of
+from .texts import CLEAN, FAITHFUL, Operator, flagged
 
-Operator = dict[str, dict[str, Any]]
-
-CAPTIONERS = ("image_captioning_mapper", "recap_captioning_mapper")
-
-# Filters that decide without a stored statistic cannot be cut in two.
-_WITHOUT_STATISTICS = (
-    "specified_field_filter",
-    "specified_numeric_field_filter",
-    "suffix_filter",
-    "video_tagging_from_frames_filter",
-)
+# Data-Juicer accepts no key of ours, so the flag stands in a comment.
+_FLAG = re.compile(r"^#\s*recap:\s*(.*?)\s*$", re.MULTILINE)
 # Exceptions to the naming rule of is_threshold().
 _ALSO_THRESHOLDS = {
     "language_id_score_filter": ("lang",),
@@ -62,15 +57,30 @@ class Recipe:
 
     Attributes:
         path: the YAML file.
-        before: filters on the original text, in order.
+        before: operators on the original text, in order.
         captioner: the captioning step, or ``None``.
-        after: filters on the new text, in order.
+        after: operators on the new text, in order.
     """
 
     path: str
     before: list[Operator]
     captioner: Operator | None
     after: list[Operator]
+
+
+@dataclass(frozen=True)
+class Step:
+    """Operators of one kind that run in the same jobs.
+
+    Attributes:
+        name: its place in the list and its kind, such as ``01_deduplicator``.
+        kind: ``filter``, ``mapper`` or ``deduplicator``.
+        operators: any number of filters or mappers, or one deduplicator.
+    """
+
+    name: str
+    kind: str
+    operators: list[Operator]
 
 
 def resolve_recipe(path: str | Path, overrides: dict[str, dict[str, Any]] | None = None) -> Recipe:
@@ -84,9 +94,10 @@ def resolve_recipe(path: str | Path, overrides: dict[str, dict[str, Any]] | None
 
     Raises:
         RecapError: if the file is not a recipe, or holds an operator that
-            cannot be run as measure + select.
+            cannot run shard by shard.
     """
-    operators = [_override(operator, overrides or {}) for operator in _read_process(Path(path))]
+    process, text = _read_recipe(Path(path))
+    operators = [flagged(_override(operator, overrides or {}), text) for operator in process]
     places = [i for i, operator in enumerate(operators) if name_of(operator) in CAPTIONERS]
     if len(places) > 1:
         raise RecapError(f"{path}: {len(places)} captioning steps; keep one")
@@ -94,6 +105,22 @@ def resolve_recipe(path: str | Path, overrides: dict[str, dict[str, Any]] | None
         return Recipe(str(path), operators, None, [])
     cut = places[0]
     return Recipe(str(path), operators[:cut], operators[cut], operators[cut + 1 :])
+
+
+def steps(operators: list[Operator]) -> list[Step]:
+    """Cut a list of operators into steps; neighbours of one kind share one."""
+    found: list[Step] = []
+    for kind, group in groupby(operators, key=lambda operator: kind_of(name_of(operator))):
+        members = list(group)
+        shares = [[member] for member in members] if kind == "deduplicator" else [members]
+        for share in shares:
+            found.append(Step(f"{len(found):02d}_{kind}", kind, share))
+    return found
+
+
+def is_plain(operators: list[Operator]) -> bool:
+    """Tell whether a list holds filters only, and so is one step at most."""
+    return all(kind_of(name_of(operator)) == "filter" for operator in operators)
 
 
 def measurements(operators: list[Operator]) -> list[Operator]:
@@ -144,8 +171,12 @@ def params_of(operator: Operator) -> dict[str, Any]:
     return next(iter(operator.values()))
 
 
-def load_operators(text: str) -> list[Operator]:
+def load_operators(text: str, kind: str = "filter") -> list[Operator]:
     """Read a list of operators given as inline JSON or as a JSON file.
+
+    Args:
+        text: the JSON, or the path of a file with it.
+        kind: what all of them must be: ``filter``, ``mapper`` or ``deduplicator``.
 
     Raises:
         RecapError: if it is not a list of ``{"name_filter": {...}}`` objects.
@@ -162,23 +193,54 @@ def load_operators(text: str) -> list[Operator]:
         raise RecapError(f"operators from {source} are not JSON: {error}") from error
     if not isinstance(value, list):
         raise RecapError(f"operators from {source} must be a list")
-    return [_parse_operator(entry, source) for entry in value]
+    operators = [_parse_operator(entry, source) for entry in value]
+    for operator in operators:
+        if kind_of(name_of(operator)) != kind:
+            raise RecapError(f"operators from {source}: {name_of(operator)} is no {kind}")
+    return operators
 
 
-def _read_process(path: Path) -> list[Operator]:
+def single(operators: list[Operator]) -> Operator:
+    """Return the only operator of a list.
+
+    Raises:
+        RecapError: if there are several, or none.
+    """
+    if len(operators) != 1:
+        raise RecapError(f"exactly one operator is needed here, not {len(operators)}")
+    return operators[0]
+
+
+def _read_recipe(path: Path) -> tuple[list[Operator], str]:
     if not path.is_file():
         raise RecapError(f"recipe {path} does not exist")
     try:
-        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = path.read_text(encoding="utf-8")
+        document = yaml.safe_load(content)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise RecapError(f"recipe {path} is not valid YAML: {error}") from error
     process = document.get("process") if isinstance(document, dict) else None
     if not isinstance(process, list):
         raise RecapError(f"recipe {path} needs a `process:` list of operators")
-    return [_parse_operator(entry, str(path), captioner=True) for entry in process]
+    return [_parse_operator(entry, str(path)) for entry in process], _text_flag(content, path)
 
 
-def _parse_operator(entry: Any, source: str, *, captioner: bool = False) -> Operator:
+def _text_flag(content: str, path: Path) -> str:
+    """Return what text operators see: the value of the recipe's flag, or ``clean``."""
+    flags = _FLAG.findall(content)
+    if not flags:
+        return CLEAN
+    key, _, value = flags[0].partition("=")
+    if len(flags) > 1 or key != "text" or value not in (FAITHFUL, CLEAN):
+        raise RecapError(
+            f"recipe {path}: the line `# recap: {flags[-1]}` is not understood; write one line, "
+            f"`# recap: text={FAITHFUL}` (operators see the special tokens, as in dj-process) or "
+            f"`# recap: text={CLEAN}` (they see the bare caption)"
+        )
+    return value
+
+
+def _parse_operator(entry: Any, source: str) -> Operator:
     if isinstance(entry, str):
         entry = {entry: None}
     if not isinstance(entry, dict) or len(entry) != 1:
@@ -189,26 +251,8 @@ def _parse_operator(entry: Any, source: str, *, captioner: bool = False) -> Oper
     params = {} if params is None else params
     if not isinstance(name, str) or not isinstance(params, dict):
         raise RecapError(f"{source}: operator {name!r} needs a mapping of parameters")
-    if not (captioner and name in CAPTIONERS):
-        _check_filter(name, source)
+    check_operator(name, source)
     return {name: params}
-
-
-def _check_filter(name: str, source: str) -> None:
-    if not name.endswith("_filter"):
-        raise RecapError(
-            f"{source}: operator {name!r} is neither a filter nor one of {', '.join(CAPTIONERS)}; "
-            "only those run as measure + select. Remove it, or run it with dj-process beforehand"
-        )
-    if name in _WITHOUT_STATISTICS:
-        raise RecapError(
-            f"{source}: {name} decides without a statistic, so it cannot be measured once and "
-            "applied later. Remove it, or run it with dj-process beforehand"
-        )
-    spec = find_spec("data_juicer")
-    roots = [Path(root) for root in (spec.submodule_search_locations or [])] if spec else []
-    if roots and not any((root / "ops" / "filter" / f"{name}.py").is_file() for root in roots):
-        raise RecapError(f"{source}: Data-Juicer has no operator {name!r}; check the spelling")
 
 
 def _override(operator: Operator, overrides: dict[str, dict[str, Any]]) -> Operator:

@@ -1,10 +1,8 @@
 """Against Data-Juicer itself, and against the definitions of its statistics."""
 
-import json
 import math
 import os
 import random
-import subprocess
 import sys
 from collections import Counter
 from importlib import import_module
@@ -400,42 +398,3 @@ def test_real_records_convert_to_their_own_file(seed1k, tmp_path):
     ours, theirs = read_json(tmp_path / "train.json"), read_json(seed1k / "llava_seed1k.json")
     equal = sum(a == b for a, b in zip(ours, theirs, strict=True))
     assert equal == len(theirs) == 1000
-
-
-@pytest.mark.slow
-def test_kept_ids_are_those_of_dj_process(tmp_path):
-    """The whole of ``dj-process`` on the same recipe and records."""
-    (tmp_path / "images").mkdir()
-    rows = []
-    for index in range(60):
-        caption = f"{CAPTIONS[index % len(CAPTIONS)]} {'word ' * (index % 5)}number n{index}"
-        size = ((300, 260), (200, 300), (2050, 250))[index % 7 % 3]
-        Image.new("RGB", size, index).save(tmp_path / "images" / f"{index}.jpg")
-        text = original_text(caption.strip())
-        rows.append({"id": f"r{index}", "text": text, "images": [f"images/{index}.jpg"]})
-    write_jsonl(tmp_path / "shard.jsonl", rows)
-    recipe = RECIPES / "basic.yaml"
-    command = [Path(sys.executable).parent / "dj-process", "--config", recipe, "--np", "1"]
-    command += [
-        "--dataset_path",
-        tmp_path / "shard.jsonl",
-        "--export_path",
-        tmp_path / "o" / "o.jsonl",
-    ]
-    command += ["--open_monitor", "false", "--open_tracer", "false", "--skip_op_error", "false"]
-    offline = {"UV_OFFLINE": "1", "PIP_NO_INDEX": "1", "HF_HUB_OFFLINE": "1"}
-    subprocess.run(
-        [*map(str, command), "--use_cache", "false"],
-        env={**os.environ, **offline},
-        cwd=tmp_path,
-        check=True,
-        capture_output=True,
-        timeout=300,
-    )
-    theirs = [json.loads(line)["id"] for line in (tmp_path / "o" / "o.jsonl").open()]
-    operators = resolve_recipe(recipe).before
-    measure(tmp_path, tmp_path / "ours", operators)
-    select(tmp_path, tmp_path / "ours", operators)
-    ours = [row["id"] for row in read_jsonl(tmp_path / "ours" / "kept.jsonl")]
-    assert ours == theirs
-    assert 0 < len(ours) < len(rows)

@@ -6,11 +6,13 @@ import pytest
 import yaml
 
 from recap.curate.recipe import (
+    is_plain,
     load_operators,
     measurements,
     name_of,
     params_of,
     resolve_recipe,
+    steps,
     thresholds,
 )
 from recap.errors import RecapError
@@ -61,8 +63,9 @@ def enhanced(words: tuple[int, int], shape: tuple[int, int]) -> list[dict]:
     ]
 
 
-def write(path: Path, process) -> Path:
-    path.write_text(yaml.safe_dump({"project_name": "x", "process": process}, sort_keys=False))
+def write(path: Path, process, head: str = "# recap: text=faithful\n") -> Path:
+    document = {"project_name": "x", "process": process}
+    path.write_text(head + yaml.safe_dump(document, sort_keys=False))
     return path
 
 
@@ -158,9 +161,23 @@ def test_overrides_win_and_touch_nothing_else():
 @pytest.mark.parametrize(
     ("process", "message"),
     [
-        ([{"clean_html_mapper": {}}], "neither a filter nor"),
-        ([{"document_deduplicator": {}}], "neither a filter nor"),
         ([{"suffix_filter": {}}], "without a statistic"),
+        ([{"random_selector": {}}], "chooses among all records"),
+        ([{"naive_grouper": {}}], "several records into one"),
+        ([{"meta_tags_aggregator": {}}], "several records into one"),
+        ([{"llm_inference_with_ray_vllm_pipeline": {}}], "Ray cluster"),
+        ([{"ray_document_deduplicator": {}}], "Ray cluster"),
+        ([{"video_duration_filter": {}}], "works on videos"),
+        ([{"video_deduplicator": {}}], "works on videos"),
+        ([{"audio_size_filter": {}}], "works on sound"),
+        ([{"text_chunk_mapper": {}}], "changes the number of records"),
+        ([{"python_lambda_mapper": {}}], "runs code"),
+        ([{"image_blur_mapper": {}}], "writes pictures"),
+        ([{"extract_keyword_mapper": {}}], "do not have"),
+        ([{"document_line_deduplicator": {}}], "one line"),
+        ([{"document_minhash_deduplicator_with_uid": {}}], "neither a filter, a mapper nor"),
+        ([{"clean_htm_mapper": {}}], "no operator 'clean_htm_mapper'"),
+        ([{"text_length": {}}], "neither a filter, a mapper nor"),
         ([{"text_lenght_filter": {}}], "no operator 'text_lenght_filter'"),
         ([CAPTIONER, CAPTIONER], "2 captioning steps"),
         ([{"text_length_filter": [1]}], "mapping of parameters"),
@@ -175,6 +192,93 @@ def test_a_recipe_that_cannot_run_says_so(tmp_path, process, message):
     with pytest.raises(RecapError, match=message) as caught:
         resolve_recipe(path)
     assert "bad.yaml" in str(caught.value)
+
+
+def test_every_operator_of_data_juicer_runs_or_is_refused_with_a_reason(tmp_path):
+    """No operator falls through: what is let in is a file of its family's folder."""
+    import data_juicer
+
+    folder = Path(data_juicer.__file__).parent / "ops"
+    families = ("filter", "mapper", "deduplicator", "selector", "grouper", "aggregator")
+    accepted = {family: set() for family in families}
+    for family in families:
+        for path in (folder / family).glob(f"*_{family}.py"):
+            try:
+                resolve_recipe(write(tmp_path / "r.yaml", [path.stem]))
+            except RecapError as error:
+                assert "Remove it" in str(error) or "needs the package" in str(error)
+            else:
+                accepted[family].add(path.stem)
+    assert {"text_length_filter", "image_aesthetics_filter"} <= accepted["filter"]
+    assert {"clean_links_mapper", "replace_content_mapper"} <= accepted["mapper"]
+    exact = {"document_deduplicator", "document_minhash_deduplicator", "image_deduplicator"}
+    assert exact <= accepted["deduplicator"] <= {*exact, "document_simhash_deduplicator"}
+    assert not accepted["selector"] | accepted["grouper"] | accepted["aggregator"]
+
+
+def test_a_list_is_cut_into_steps():
+    names = ["text_length_filter", "words_num_filter", "clean_html_mapper", "clean_ip_mapper"]
+    names += ["document_deduplicator", "image_deduplicator", "alphanumeric_filter"]
+    operators = [{name: {}} for name in names]
+    found = [(step.name, [name_of(o) for o in step.operators]) for step in steps(operators)]
+    assert found == [
+        ("00_filter", names[:2]),
+        ("01_mapper", names[2:4]),
+        ("02_deduplicator", names[4:5]),
+        ("03_deduplicator", names[5:6]),
+        ("04_filter", names[6:]),
+    ]
+    assert is_plain(operators[:2])
+    assert not is_plain(operators[:3])
+    assert steps([]) == []
+    assert is_plain([])
+
+
+@pytest.mark.parametrize(
+    ("head", "clean"),
+    [("", True), ("# recap: text=clean\n", True), ("# recap: text=faithful\n", False)],
+)
+def test_the_flag_marks_what_reads_text_and_nothing_else(tmp_path, head, clean):
+    process = [
+        {"words_num_filter": {"min_num": 6}},
+        {"image_shape_filter": {"min_width": 3}},
+        {"image_text_similarity_filter": {"min_score": 0.1}},
+        {"clean_links_mapper": None},
+        {"document_deduplicator": None},
+        {"image_deduplicator": None},
+        {"image_deduplicator": {"consider_text": True}},
+    ]
+    operators = resolve_recipe(write(tmp_path / "r.yaml", process, head)).before
+    marked = [params_of(operator).get("recap_text") for operator in operators]
+    text = "clean" if clean else None
+    assert marked == [text, None, None, text, text, None, text]
+    plain = resolve_recipe(write(tmp_path / "p.yaml", process)).before
+    assert (measurements(operators[:1]) == measurements(plain[:1])) is not clean
+    assert measurements(operators[1:3]) == measurements(plain[1:3])
+
+
+@pytest.mark.parametrize(
+    "line", ["text=bare", "clean", "txt=clean", "text=clean\n# recap: text=clean"]
+)
+def test_a_flag_that_is_not_understood_stops_the_recipe(tmp_path, line):
+    path = write(tmp_path / "r.yaml", [BASIC[0]], f"# recap: {line}\n")
+    with pytest.raises(RecapError, match=r"text=faithful.*text=clean"):
+        resolve_recipe(path)
+
+
+def test_the_strict_recipe_sees_captions_and_has_every_kind_of_step():
+    recipe = resolve_recipe(RECIPES / "strict.yaml")
+    assert (recipe.captioner, recipe.after) == (None, [])
+    kinds = [step.kind for step in steps(recipe.before)]
+    assert kinds == ["filter", *["deduplicator"] * 3, "filter"]
+    names = {name_of(operator): params_of(operator) for operator in recipe.before}
+    assert names["words_num_filter"]["recap_text"] == "clean"
+    assert "recap_text" not in names["image_text_similarity_filter"]
+    # One more character than a shingle, or captions without any would count as equal.
+    assert (
+        names["text_length_filter"]["min_len"]
+        > names["document_minhash_deduplicator"]["window_size"]
+    )
 
 
 def test_missing_and_broken_files(tmp_path):
@@ -193,6 +297,10 @@ def test_operators_come_as_json_or_as_a_file(tmp_path):
     for bad in ("[1]", "[", str(tmp_path / "none.json"), '[{"image_captioning_mapper": {}}]'):
         with pytest.raises(RecapError):
             load_operators(bad)
+    mapper = '[{"clean_links_mapper": {}}]'
+    assert load_operators(mapper, "mapper") == [{"clean_links_mapper": {}}]
+    with pytest.raises(RecapError, match="clean_links_mapper is no filter"):
+        load_operators(mapper)
 
 
 def test_reading_recipes_imports_nothing_heavy():
