@@ -49,7 +49,7 @@ class ClipScorer(VisionModel):
     @property
     def logit_scale(self) -> float:
         """Return what CLIP multiplies a cosine by before its softmax."""
-        return float(self.model.logit_scale.float().exp())
+        return float(self.model.logit_scale.detach().float().exp())
 
     def score(self, images: "list[NDArray[Any]]", texts: Texts) -> list[list[float]]:
         """Return each image's cosine with each of its texts, float64 within -1 and 1."""

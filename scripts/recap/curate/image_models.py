@@ -6,6 +6,7 @@ once, by workers ahead of the models, whatever the number of models.
 
 import logging
 from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -122,21 +123,37 @@ def score_images(
         RecapError: if an image cannot be decoded, with its record's id.
     """
     found: list[list[list[float]]] = [[] for _ in scorers]
-    processes = any(scorer.device.type == "cuda" for scorer in scorers)
+    fits = batch_size
 
     def prepare(image: "Image") -> list[Any]:
         return [scorer.prepare(image) for scorer in scorers]
 
+    def run(batch: list[list[Any]], start: int) -> None:
+        nonlocal fits
+        place = 0
+        while place < len(batch):
+            part = batch[place : place + fits]
+            at = start + place
+            for index, scorer in enumerate(scorers):
+                images = [item[index] for item in part]
+                numbers, fitting = _halving(scorer, images, texts[index][at : at + len(part)])
+                found[index] += numbers
+                fits = min(fits, fitting) if fitting < len(part) else fits
+            place += len(part)
+
+    processes = any(scorer.device.type == "cuda" for scorer in scorers)
     stream = prepared(sources, prepare, processes=processes)
     start = 0
-    while batch := list(islice(stream, batch_size)):
-        stop = start + len(batch)
-        for place, scorer in enumerate(scorers):
-            images = [item[place] for item in batch]
-            numbers, fits = _halving(scorer, images, texts[place][start:stop])
-            found[place] += numbers
-            batch_size = min(batch_size, fits) if fits < len(images) else batch_size
-        start = stop
+    # The models have a thread of their own, so that the next batch is taken in beside them.
+    with ThreadPoolExecutor(1) as models:
+        running: Future[None] | None = None
+        while batch := list(islice(stream, batch_size)):
+            if running:
+                running.result()
+            running = models.submit(run, batch, start)
+            start += len(batch)
+        if running:
+            running.result()
     return found
 
 
