@@ -6,6 +6,8 @@ same device, in turns; models are loaded beforehand. Data-Juicer's side runs in
 float32, as it does. `largest gap` is how far the two sides' numbers lie apart,
 beside how far the numbers themselves reach. `prepare alone` and `model alone` say
 what bounds the batches: decoding and resizing, or the model on prepared pixels.
+GPU memory is each side's weights and what it reserved beyond them at its peak
+(on a CPU the weights alone).
 
     PYTHONPATH=scripts python benchmarks/image_models.py --out image_models.json
 
@@ -15,7 +17,6 @@ where it is installed, otherwise a copy of its loop.
 
 import argparse
 import json
-import resource
 import statistics
 import tempfile
 import time
@@ -97,6 +98,8 @@ def measure(
         ours.append(figures)
         gaps += [abs(a - b) for a, b in zip(found, values, strict=False)]
     slow, fast = median(theirs, "rate"), median(ours, "rate")
+    weights = list(scorer.model.parameters())
+    size = sum(weight.numel() for weight in weights) / 2**30
     return {
         "model": name,
         "dtype": dtype,
@@ -108,8 +111,8 @@ def measure(
         "spread": max(found) - min(found),
         "prepare_images_per_second": prepare_alone(scorer, sources),
         "model_images_per_second": model_alone(scorer, sources, captions(len(paths), 99), args),
-        "their_peak_gib": median(theirs, "peak_gib"),
-        "our_peak_gib": median(ours, "peak_gib"),
+        "their_gib": round(4 * size + median(theirs, "beyond_weights_gib"), 2),
+        "our_gib": round(weights[0].element_size() * size + median(ours, "beyond_weights_gib"), 2),
     }
 
 
@@ -149,24 +152,19 @@ def model_alone(
 
 
 def timed(run: Callable[[], list[float]]) -> tuple[list[float], dict[str, float]]:
-    """Return what a run gives, its images a second, and the GPU's peak in GiB (reserved).
-
-    On a CPU the peak is the process's so far, so that it only ever grows.
-    """
+    """Return what a run gives, its images a second, and GiB reserved beyond the weights."""
     cuda = torch.cuda.is_available()
+    before = 0
     if cuda:
         torch.cuda.synchronize()
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
     started = time.perf_counter()
     values = run()
     rate = len(values) / (time.perf_counter() - started)
-    peak = (
-        torch.cuda.max_memory_reserved()
-        if cuda
-        else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    )
-    return values, {"rate": round(rate, 2), "peak_gib": round(peak / 2**30, 2)}
+    beyond = (torch.cuda.max_memory_reserved() - before) / 2**30 if cuda else 0.0
+    return values, {"rate": round(rate, 2), "beyond_weights_gib": round(beyond, 3)}
 
 
 def median(rows: list[dict[str, float]], key: str) -> float:
@@ -185,8 +183,8 @@ def print_table(row: dict[str, Any], *, head: bool) -> None:
         "largest gap": f"{row['largest_gap']:.1e} of {row['spread']:.1e}",
         "prepare alone": f"{row['prepare_images_per_second']:.0f}",
         "model alone": f"{row['model_images_per_second']:.0f}",
-        "their GiB": f"{row['their_peak_gib']:.2f}",
-        "our GiB": f"{row['our_peak_gib']:.2f}",
+        "their GPU GiB": f"{row['their_gib']:.2f}",
+        "our GPU GiB": f"{row['our_gib']:.2f}",
     }
     if head:
         print("| " + " | ".join(cells) + " |")

@@ -105,54 +105,52 @@ def model_statistics(
     scorers = [_scorer(operator, settings) for operator in batched.values()]
     numbers = score_images(sources, scorers, texts, batch_size=settings.batch_size)
     return {
-        key: plan.statistics(dict(zip(owners, zip(wanted, scores, strict=True), strict=True)))
-        for key, plan, wanted, scores in zip(batched, plans, texts, numbers, strict=True)
+        key: plan.statistics(dict(zip(owners, scores, strict=True)))
+        for key, plan, scores in zip(batched, plans, numbers, strict=True)
     }
 
 
 @dataclass(frozen=True)
 class _Plan:
-    """What one operator wants of the images, and how it makes statistics of it."""
+    """What one operator wants of the images, and how it makes statistics of it.
+
+    Attributes:
+        chunks: for each record its texts with their images.
+        wanted: for each image its distinct texts and their places.
+    """
 
     rows: Sequence[Record]
     kind: _Kind
-    reduce_mode: str
+    reduce: Callable[[list[float]], float]
     chunks: list[_Chunks]
-    wanted: dict[str, dict[str, None]]
+    wanted: dict[str, dict[str, int]]
 
-    def statistics(
-        self, scores: dict[str, tuple[Sequence[str], list[float]]]
-    ) -> list[dict[str, Any]]:
-        """Return one dict a record from each image's texts and numbers."""
+    def statistics(self, scores: dict[str, list[float]]) -> list[dict[str, Any]]:
+        """Return one dict a record from each image's numbers, one a text."""
         found = []
         for row, chunks in zip(self.rows, self.chunks, strict=True):
             if self.kind.texts:
-                values = [self._reduced(text, images, scores) for text, images in chunks]
+                values = [
+                    self.reduce([scores[path][self.wanted[path][text]] for path in images])
+                    for text, images in chunks
+                ]
             else:
                 # An image that a record has twice counts once, as in Data-Juicer.
-                values = [scores[path][1][0] for path in dict.fromkeys(row["images"])]
+                values = [scores[path][0] for path in dict.fromkeys(row["images"])]
             found.append({self.kind.statistic: values})
         return found
-
-    def _reduced(
-        self, text: str, images: list[str], scores: dict[str, tuple[Sequence[str], list[float]]]
-    ) -> float:
-        values = []
-        for path in images:
-            texts, numbers = scores[path]
-            values.append(numbers[list(texts).index(text)])
-        return _REDUCE[self.reduce_mode](values)
 
 
 def _plan(rows: Sequence[Record], operator: Operator) -> _Plan:
     kind = KINDS[name_of(operator)]
     chunks = [_chunks(row) if kind.texts else [] for row in rows]
-    wanted: dict[str, dict[str, None]] = {}
+    wanted: dict[str, dict[str, int]] = {}
     for row_chunks in chunks:
         for text, images in row_chunks:
             for path in images:
-                wanted.setdefault(path, {})[text] = None
-    return _Plan(rows, kind, params_of(operator).get("reduce_mode", "avg"), chunks, wanted)
+                places = wanted.setdefault(path, {})
+                places.setdefault(text, len(places))
+    return _Plan(rows, kind, _REDUCE[params_of(operator).get("reduce_mode", "avg")], chunks, wanted)
 
 
 def _chunks(row: Record) -> _Chunks:

@@ -170,7 +170,7 @@ def read_similarity(path: str | Path) -> StatisticsTable:
 def choose_threshold(
     tables: Sequence[str | Path], settings: SimilaritySettings, out: str | Path
 ) -> dict[str, Any]:
-    """Turn the setting into a similarity, over all shards, and count what falls below.
+    """Turn the setting into a number, over all shards, and count what falls below.
 
     A quantile is that of the originals' similarities, linearly interpolated between
     order statistics (type 7 of Hyndman and Fan 1996). Originals strictly below

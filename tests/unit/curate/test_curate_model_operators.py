@@ -11,7 +11,7 @@ from PIL import Image
 from recap.curate.juicer import compute_statistics, load_filter
 from recap.curate.measure import measure
 from recap.curate.model_operators import KINDS, is_batched, model_statistics
-from recap.curate.statistics import operator_key
+from recap.curate.statistics import column_name, operator_key
 from recap.errors import RecapError
 from recap.settings import OperatorModelSettings
 
@@ -167,6 +167,11 @@ def test_what_is_not_known_here_runs_through_data_juicers_class(models):
             {"image_watermark_filter": {**plain["image_watermark_filter"], **extra}}
         )
     assert not is_batched({"image_shape_filter": {}})
+
+
+def test_columns_do_not_hold_the_folder_of_a_model():
+    for name, kind in KINDS.items():
+        assert column_name("x", {name: {kind.parameter: "/some/folder"}}) == "x"
 
 
 def test_half_precision_is_near(models, corpus):
