@@ -41,13 +41,56 @@ rule caption_shard:
         """
 
 
+rule choose_caption:
+    """Keep of each record's candidate captions the one that fits its image best."""
+    input:
+        records=lambda wildcards: WIRING.kept_before_captioning(
+            wildcards.corpus, wildcards.recipe, wildcards.shard
+        ),
+        captions="results/{experiment}/corpus/{corpus}/recipes/{recipe}/captions/{captioner}/{shard}.jsonl",
+        model=lambda wildcards: WIRING.model_manifest(SETTINGS.similarity.model),
+    output:
+        captions="results/{experiment}/corpus/{corpus}/recipes/{recipe}/chosen/{captioner}/{shard}.jsonl",
+        perf="results/{experiment}/perf/choose_caption/{corpus}.{recipe}.{captioner}.{shard}.json",
+    log:
+        "logs/{experiment}/choose_caption/{corpus}.{recipe}.{captioner}.{shard}.log",
+    benchmark:
+        "results/{experiment}/perf/choose_caption/{corpus}.{recipe}.{captioner}.{shard}.tsv"
+    conda:
+        "../envs/vlm.yaml"
+    threads: COMPUTE.gpu_threads
+    resources:
+        gpu=COMPUTE.gpus,
+        mem_mb=megabytes(COMPUTE.model_mem_mb),
+        runtime=minutes(COMPUTE.runtime_minutes),
+    params:
+        image_root=lambda wildcards: WIRING.image_root(corpus_row(wildcards)),
+        model=lambda wildcards: EXPERIMENT.model_dir(SETTINGS.similarity.model),
+        settings=as_json(SETTINGS.similarity, exclude={"threshold", "threshold_kind"}),
+        stage_version=STAGE_VERSIONS["similarity"],
+    shell:
+        """
+        python scripts/choose_caption.py \
+            --records {input.records:q} \
+            --captions {input.captions:q} \
+            --image-root {params.image_root:q} \
+            --model {params.model:q} \
+            --settings {params.settings:q} \
+            --out {output.captions:q} \
+            --perf {output.perf:q} \
+            2>{log:q}
+        """
+
+
 rule score_similarity:
     """Score how well each record's old and new caption fit its image."""
     input:
         records=lambda wildcards: WIRING.kept_before_captioning(
             wildcards.corpus, wildcards.recipe, wildcards.shard
         ),
-        captions="results/{experiment}/corpus/{corpus}/recipes/{recipe}/captions/{captioner}/{shard}.jsonl",
+        captions=lambda wildcards: WIRING.new_captions(
+            wildcards.corpus, wildcards.recipe, wildcards.captioner, wildcards.shard
+        ),
         model=lambda wildcards: WIRING.model_manifest(SETTINGS.similarity.model),
     output:
         scores="results/{experiment}/corpus/{corpus}/recipes/{recipe}/similarity/{captioner}/{shard}.parquet",

@@ -21,6 +21,9 @@ def parser() -> argparse.ArgumentParser:
     cli.add_argument("--threshold", help="document of choose_similarity_threshold.py")
     cli.add_argument("--mix-share", type=float, help="share of new captions under `mix`")
     cli.add_argument("--seed", type=int, default=0, help="seed of `mix`")
+    cli.add_argument(
+        "--max-caption-words", type=int, default=0, help="cut longer new captions; 0 cuts none"
+    )
     cli.add_argument("--out", required=True, help="records with caption_source")
     cli.add_argument("--decisions", help="what each record got and why, one line a record")
     return cli
@@ -28,6 +31,9 @@ def parser() -> argparse.ArgumentParser:
 
 def main(args: argparse.Namespace) -> None:
     """Apply the policy."""
+    options = PolicyOptions(
+        args.similarity, args.threshold, args.mix_share, args.seed, args.max_caption_words
+    )
     apply_policy(
         args.records,
         policy=args.policy,
@@ -35,7 +41,7 @@ def main(args: argparse.Namespace) -> None:
         captions=args.captions,
         captioner=args.captioner,
         decisions=args.decisions,
-        options=PolicyOptions(args.similarity, args.threshold, args.mix_share, args.seed),
+        options=options,
     )
 
 

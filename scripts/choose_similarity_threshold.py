@@ -1,4 +1,4 @@
-"""Turn the similarity setting into a cosine, over all shards of a corpus."""
+"""Turn the similarity setting into a number, over all shards of a corpus."""
 
 import argparse
 
@@ -9,7 +9,7 @@ from recap.settings import SimilaritySettings
 def parser() -> argparse.ArgumentParser:
     """Return the command line."""
     cli = make_parser(
-        "Choose the cosine below which original captions are replaced.",
+        "Choose the similarity below which original captions are replaced.",
         "choose_similarity_threshold.py --similarity 00000.parquet 00001.parquet "
         '--settings \'{"model": "clip", "threshold": 0.5}\' --out threshold.json',
     )

@@ -2,9 +2,10 @@
 
 import argparse
 
-from recap.cli import make_parser, run_cli
+from recap.cli import make_parser, parse_settings, run_cli
 from recap.curate.measure import measure_shard
 from recap.curate.recipe import load_operators
+from recap.settings import OperatorModelSettings
 
 
 def parser() -> argparse.ArgumentParser:
@@ -19,6 +20,9 @@ def parser() -> argparse.ArgumentParser:
     cli.add_argument(
         "--operators", required=True, help="JSON list, or a path: operators without thresholds"
     )
+    cli.add_argument(
+        "--model-settings", default="{}", help="OperatorModelSettings as JSON or a path"
+    )
     cli.add_argument("--out", required=True, help="statistics as Parquet, one row a record")
     cli.add_argument("--perf", required=True, help="throughput and memory as JSON")
     return cli
@@ -32,6 +36,7 @@ def main(args: argparse.Namespace) -> None:
         operators=load_operators(args.operators),
         out=args.out,
         perf=args.perf,
+        model_settings=parse_settings(OperatorModelSettings, args.model_settings),
     )
 
 

@@ -9,7 +9,7 @@ from recap.settings import SimilaritySettings
 def parser() -> argparse.ArgumentParser:
     """Return the command line."""
     cli = make_parser(
-        "Score a shard with CLIP: each distinct image and text goes through the model once.",
+        "Score a shard by CLIP or a matching model: each distinct image goes through it once.",
         "score_similarity.py --records kept.jsonl --captions captions.jsonl --image-root corpus "
         '--model models/clip --settings \'{"model": "clip"}\' --out similarity.parquet '
         "--perf perf.json",
@@ -17,9 +17,9 @@ def parser() -> argparse.ArgumentParser:
     cli.add_argument("--records", required=True, help="kept records")
     cli.add_argument("--captions", required=True, help="new captions of exactly these records")
     cli.add_argument("--image-root", required=True, help="folder image paths are relative to")
-    cli.add_argument("--model", required=True, help="CLIPModel folder: both towers")
+    cli.add_argument("--model", required=True, help="folder of the similarity model")
     cli.add_argument("--settings", required=True, help="SimilaritySettings as JSON or a path")
-    cli.add_argument("--out", required=True, help="both cosines as Parquet, one row a record")
+    cli.add_argument("--out", required=True, help="both similarities as Parquet, one row a record")
     cli.add_argument("--perf", required=True, help="throughput and memory as JSON")
     cli.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
     return cli

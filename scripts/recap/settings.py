@@ -47,10 +47,24 @@ class ValidateSettings(Settings):
     )
 
 
+class OperatorModelSettings(Settings):
+    """How the models of image operators run: watermark, CLIP similarity and their like."""
+
+    dtype: Dtype = Field(
+        "float32",
+        description="floating-point type of operators' models; below `float32` their statistics "
+        "differ from Data-Juicer's in the third decimal",
+    )
+    batch_size: int = Field(
+        64, ge=1, description="images a forward pass; halved while it does not fit the GPU"
+    )
+
+
 class CurateSettings(Settings):
     """How the corpus is cut for parallel work."""
 
     shard_size: int = Field(10_000, ge=1, description="records a shard")
+    operator_models: OperatorModelSettings = OperatorModelSettings()
     seed: int = Field(1024, description="seed of draws by record id: budgets and policy `mix`")
     mix_share: float = Field(
         0.5, ge=0, le=1, description="share of new captions under the policy `mix`"
@@ -60,23 +74,31 @@ class CurateSettings(Settings):
 class SimilaritySettings(Settings):
     """How well captions fit their images, and which originals fit too badly to stay."""
 
+    kind: Literal["clip", "itm"] = Field(
+        "clip",
+        description="`clip`: cosine of image and text, within -1 and 1; `itm`: probability that "
+        "they match, within 0 and 1, by BLIP-2 or BLIP",
+    )
     model: str = Field(
-        description="row of the models sheet, role `clip` or `similarity`: a whole CLIP model"
+        description="row of the models sheet: for `clip` a whole CLIP model, role `clip` or "
+        "`similarity`; for `itm` an image-text retrieval model, role `similarity`"
     )
     dtype: Dtype = Field("float32", description="floating-point type of the model")
-    batch_size: int = Field(64, ge=1, description="images or texts a forward pass")
+    batch_size: int = Field(64, ge=1, description="images, texts or pairs a forward pass")
     threshold: float = Field(
-        0.5, ge=-1, le=1, description="originals below it are replaced; a cosine or a quantile"
+        0.5, ge=-1, le=1, description="originals below it are replaced; a similarity or a quantile"
     )
     threshold_kind: Literal["absolute", "quantile"] = Field(
         "quantile",
-        description="`absolute`: the cosine itself; `quantile`: of the originals' cosines",
+        description="`absolute`: the cosine or probability itself; `quantile`: of the originals'",
     )
 
     @model_validator(mode="after")
-    def _quantile_is_a_share(self) -> "SimilaritySettings":
-        if self.threshold_kind == "quantile" and self.threshold < 0:
+    def _threshold_can_be_reached(self) -> "SimilaritySettings":
+        if self.threshold < 0 and self.threshold_kind == "quantile":
             raise ValueError("`threshold` is a quantile, so it must be within 0 and 1")
+        if self.threshold < 0 and self.kind == "itm":
+            raise ValueError("`threshold` is a probability, so it must be within 0 and 1")
         return self
 
 

@@ -56,6 +56,8 @@ def _check_arm(experiment: "Experiment", name: str) -> None:
         fail(sheet, f"corpus `{arm.corpus}` is no row of {experiment.config.sheets.corpora}")
     if arm.caption_policy == "keep" and arm.captioner:
         fail(sheet, f"policy `keep` contradicts captioner `{arm.captioner}`; remove one")
+    if arm.caption_policy == "keep" and arm.max_caption_words:
+        fail(sheet, "policy `keep` leaves captions alone; clear `max_caption_words`")
     for recipe in filter(None, (arm.pre_recipe, arm.post_recipe)):
         if not Path(experiment.recipe_path(recipe)).is_file():
             fail(sheet, f"recipe `{recipe}`: {experiment.recipe_path(recipe)} does not exist")
@@ -94,7 +96,7 @@ def _check_models(experiment: "Experiment") -> None:
         (sheet, base.convnext, "convnext"),
     ]
     wanted += [(f"arm {n}", a.captioner, "captioner") for n, a in experiment.arms.items()]
-    if any(arm.caption_policy == "replace_low_similarity" for arm in experiment.arms.values()):
+    if experiment.scores_similarity:
         wanted.append(("similarity.model", config.similarity.model, "similarity"))
     wanted += [
         ("operator_models", model, "")
@@ -108,7 +110,8 @@ def _check_models(experiment: "Experiment") -> None:
             fail(key, f"model `{model}` is no row of {config.sheets.models}")
         row = experiment.models[model]
         # A whole CLIP model scores similarities and lends MGM its tower.
-        if role and row.role not in {role, "clip" if role == "similarity" else role}:
+        lends = role == "similarity" and config.similarity.kind == "clip"
+        if role and row.role not in {role, "clip" if lends else role}:
             fail(key, f"model `{model}` has role `{row.role}`, not `{role}`")
         if row.source != "modelscope" and not Path(row.location).is_dir():
             fail(key, f"model `{model}`: folder {row.location} does not exist")

@@ -178,6 +178,10 @@ class ComparisonWiring:
                 name = f"{row.corpus}.{row.pre_recipe or 'none'}.{row.captioner}.{shard}"
                 path = f"{self._base}/perf/caption_shard/{name}.json"
                 entries[path] = {"label": f"caption {row.captioner} shard {shard}", "path": path}
+                if self._config.caption.candidates > 1:
+                    path = f"{self._base}/perf/choose_caption/{name}.json"
+                    label = f"choice {row.captioner} shard {shard}"
+                    entries[path] = {"label": label, "path": path}
                 if row.caption_policy == "replace_low_similarity":
                     path = f"{self._base}/perf/score_similarity/{name}.json"
                     label = f"similarity {row.captioner} shard {shard}"

@@ -63,11 +63,18 @@ class Experiment:
         }
 
     @property
+    def scores_similarity(self) -> bool:
+        """Tell whether a similarity model is used: by a policy, or to choose a candidate."""
+        policies = {arm.caption_policy for arm in self.arms.values()}
+        chooses = self.config.caption.candidates > 1 and policies != {"keep"}
+        return chooses or "replace_low_similarity" in policies
+
+    @property
     def stand_ins(self) -> list[str]:
         """Return the models in use that only stand in for real ones."""
         used = [self.base_model.language_model, self.base_model.clip, self.base_model.convnext]
         used += [arm.captioner for arm in self.arms.values() if arm.captioner]
-        if any(arm.caption_policy == "replace_low_similarity" for arm in self.arms.values()):
+        if self.scores_similarity:
             used.append(self.config.similarity.model)
         used += [m for names in self.config.operator_models.values() for m in names.values()]
         return sorted({model for model in used if self.models[model].source == "micro"})

@@ -147,6 +147,11 @@ class ArmRow(Settings):
         ),
     )
     captioner: str = Field("", description="row of the models sheet")
+    max_caption_words: int = Field(
+        0,
+        ge=0,
+        description="longest new caption in words; a longer one is cut; 0 or empty is no cap",
+    )
     post_recipe: str = Field("", description="filters on the arm's own text")
     match_ids_to: str = Field("", description="arm whose surviving ids this arm uses")
     max_records: int | None = Field(None, ge=1, description="record budget, drawn by id")

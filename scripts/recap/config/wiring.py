@@ -126,9 +126,13 @@ class Wiring:
         row = self.experiment.arms[arm]
         if row.caption_policy == "keep":
             return []
-        recipe = row.pre_recipe or NO_RECIPE
-        base = f"results/{self.config.experiment}/corpus/{row.corpus}/recipes/{recipe}"
-        return [f"{base}/captions/{row.captioner}/{shard}.jsonl"]
+        return [self.new_captions(row.corpus, row.pre_recipe, row.captioner, shard)]
+
+    def new_captions(self, corpus: str, recipe: str, captioner: str, shard: str) -> str:
+        """Return a shard's new captions: the captioner's, or the best of its candidates."""
+        base = f"results/{self.config.experiment}/corpus/{corpus}/recipes/{recipe or NO_RECIPE}"
+        stage = "chosen" if self.config.caption.candidates > 1 else "captions"
+        return f"{base}/{stage}/{captioner}/{shard}.jsonl"
 
     def similarity(self, corpus: str, recipe: str, captioner: str) -> list[str]:
         """Return the tables of similarities of old and new captions, one a shard."""
@@ -163,6 +167,8 @@ class Wiring:
             flags.append(f"--captioner {row.captioner}")
         if row.caption_policy == "mix":
             flags.append(f"--mix-share {curate.mix_share} --seed {curate.seed}")
+        if row.max_caption_words:
+            flags.append(f"--max-caption-words {row.max_caption_words}")
         return " ".join(flags)
 
     def decisions(self, arm: str) -> list[str]:

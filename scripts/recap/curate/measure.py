@@ -5,7 +5,9 @@ from typing import Any
 
 from ..errors import RecapError
 from ..perf import PerfRecord
+from ..settings import OperatorModelSettings
 from .juicer import compute_statistics, decodes_images, load_filter, load_image
+from .model_operators import model_statistics
 from .native import Batch, NativeFilter, native_filter
 from .recipe import Operator, name_of
 from .records import Record, read_records
@@ -26,6 +28,7 @@ def measure_shard(
     operators: list[Operator],
     out: str | Path,
     perf: str | Path,
+    model_settings: OperatorModelSettings | None = None,
 ) -> StatisticsTable:
     """Compute every statistic of a shard and store it.
 
@@ -35,6 +38,7 @@ def measure_shard(
         operators: from :func:`recap.curate.recipe.measurements`.
         out: Parquet file, one row a record in the same order.
         perf: JSON file with records a second and peak memory.
+        model_settings: how the models of image operators run.
 
     Raises:
         RecapError: if an operator is unknown or fails; the message carries the
@@ -42,7 +46,7 @@ def measure_shard(
     """
     figures = PerfRecord("measure", "records")
     rows = read_records(records)
-    table = measure(rows, Path(image_root), operators)
+    table = measure(rows, Path(image_root), operators, model_settings)
     write_statistics(out, table)
     figures.items = len(rows)
     figures.extra = {"operators": [name_of(operator) for operator in operators]}
@@ -50,10 +54,20 @@ def measure_shard(
     return table
 
 
-def measure(rows: list[Record], image_root: Path, operators: list[Operator]) -> StatisticsTable:
+def measure(
+    rows: list[Record],
+    image_root: Path,
+    operators: list[Operator],
+    model_settings: OperatorModelSettings | None = None,
+) -> StatisticsTable:
     """Return the statistics of records; see :func:`measure_shard`."""
     ops = [native_filter(op) or load_filter(op) for op in operators] if rows else []
-    size = _LIGHT_CHUNK if all(_is_light(op) for op in ops) else _CHUNK
+    batched = model_statistics(
+        rows, image_root, operators, model_settings or OperatorModelSettings()
+    )
+    keys = [operator_key(operator) for operator in operators]
+    singles = [op for op, key in zip(ops, keys, strict=False) if key not in batched]
+    size = _LIGHT_CHUNK if all(_is_light(op) for op in singles) else _CHUNK
     columns: dict[str, list[Any]] = {}
     names: dict[str, dict[str, str]] = {}
     root = image_root.resolve()
@@ -63,10 +77,13 @@ def measure(rows: list[Record], image_root: Path, operators: list[Operator]) -> 
             {"text": row["text"], "images": [str(root / image) for image in row["images"]]}
             for row in chunk
         ]
-        contexts = _contexts(ops, chunk, samples)
+        contexts = _contexts(singles, chunk, samples)
         seen = _views(operators, samples, contexts)
-        for operator, op in zip(operators, ops, strict=True):
-            found = _statistics(op, chunk, *seen[sees_caption(operator)], contexts)
+        for operator, op, key in zip(operators, ops, keys, strict=True):
+            if key in batched:
+                found = batched[key][start : start + size]
+            else:
+                found = _statistics(op, chunk, *seen[sees_caption(operator)], contexts)
             _append(operator, found, columns, names, start)
     lengths = {len(values) for values in columns.values()}
     if lengths - {len(rows)}:

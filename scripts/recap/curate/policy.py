@@ -8,6 +8,7 @@ from typing import Any
 from ..errors import RecapError
 from ..hashing import stable_fraction
 from ..io import iter_jsonl, read_json, write_jsonl
+from .captions import cut_caption
 from .records import (
     Record,
     captioned_text,
@@ -32,12 +33,14 @@ class PolicyOptions:
         threshold: document of ``choose_similarity_threshold.py``.
         mix_share: share of new captions under ``mix``.
         seed: of ``mix``.
+        max_words: longest new caption in words; 0 is no cap.
     """
 
     similarity: str | Path | None = None
     threshold: str | Path | None = None
     mix_share: float | None = None
     seed: int = 0
+    max_words: int = 0
 
 
 def apply_policy(
@@ -59,6 +62,9 @@ def apply_policy(
     image lies below the threshold. ``mix`` does so where the hash of (seed, id)
     falls below ``mix_share``, so that a larger share replaces a superset.
 
+    A new caption beyond ``max_words`` is cut; originals never are. Similarities
+    are those of the caption before it is cut.
+
     Args:
         records: kept records.
         policy: one of ``POLICIES``.
@@ -67,7 +73,8 @@ def apply_policy(
         captioner: name of the captioner.
         decisions: one row a record: ``id``, ``similarity_original``,
             ``similarity_new``, ``threshold`` (none where the policy has none),
-            ``replaced`` and ``chosen``, the caption's source.
+            ``replaced``, ``chosen``, the caption's source, and ``cut``, whether the
+            record's text is a cut caption.
         options: what the policy decides by.
 
     Returns:
@@ -87,11 +94,15 @@ def apply_policy(
         if captions is None or not captioner or captioner == ORIGINAL:
             raise RecapError(f"the policy `{policy}` needs --captions and the --captioner's name")
         new, source = _captions_of(rows, str(records), captions), captioner
+    whole, new = new, [cut_caption(caption, options.max_words) for caption in new]
     scores, threshold = _evidence(rows, policy, options)
     replaces = _rule(policy, options, threshold)
     chosen = [replaces(row, score) for row, score in zip(rows, scores, strict=True)]
     if decisions is not None:
-        write_jsonl(decisions, _decisions(rows, scores, threshold, chosen, source))
+        entries = _decisions(rows, scores, threshold, chosen, source)
+        for entry, before, after in zip(entries, whole, new, strict=True):
+            entry["cut"] = entry["replaced"] and before != after
+        write_jsonl(decisions, entries)
     return write_jsonl(
         out,
         (

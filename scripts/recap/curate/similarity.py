@@ -1,4 +1,7 @@
-"""How well captions fit their images: CLIP's cosine, and the threshold it is judged by."""
+"""How well captions fit their images, and the threshold it is judged by.
+
+The similarity is CLIP's cosine, or the probability of a match by BLIP-2 or BLIP.
+"""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,14 +11,15 @@ from ..errors import RecapError
 from ..io import iter_jsonl, write_json
 from ..perf import PerfRecord
 from ..settings import SimilaritySettings
+from .ahead import Source
 from .records import Record, caption_of, check_caption_ids, read_records
 from .statistics import StatisticsTable, read_statistics, write_statistics
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
+    from .image_models import Scorer
 
 ORIGINAL_COLUMN, NEW_COLUMN = "similarity_original", "similarity_new"
-# Cosines are stored with this many decimals, well above the rounding of a batch in float32.
+# Similarities are stored with this many decimals, well above the rounding of a batch in float32.
 _DECIMALS = 5
 
 
@@ -32,65 +36,123 @@ def score_similarity(
 ) -> StatisticsTable:
     """Score the old and the new caption of every record against its image.
 
-    Each distinct image and each distinct text of the shard goes through the model
-    once. Special tokens and surrounding blanks are no part of a caption; texts
-    beyond the model's window (77 tokens for CLIP) are cut.
+    Each distinct image and, with CLIP, each distinct text of the shard goes through
+    the model once; a matching model reads each distinct pair once. Special tokens
+    and surrounding blanks are no part of a caption; texts beyond the model's window
+    (77 tokens for CLIP) are cut.
 
     Args:
         records: kept records, one image each.
         captions: new captions, ``{"id", "caption"}`` a record, in the same order.
         image_root: folder their image paths are relative to.
-        model: folder of a whole CLIP model with tokenizer and image processor.
-        settings: dtype and batch size.
-        out: Parquet, one row a record in the same order: ``id`` and the cosines
+        model: folder of the model with tokenizer and image processor.
+        settings: kind of model, dtype and batch size.
+        out: Parquet, one row a record in the same order: ``id``,
             ``similarity_original`` and ``similarity_new``, float64.
         perf: JSON file with pairs a second and peak memory.
         device: ``auto``, ``cpu`` or ``cuda``.
 
     Raises:
         RecapError: if captions and records do not match, an image cannot be
-            read, or the folder is no whole CLIP model.
+            read, or the folder is no whole model of the kind.
     """
     figures = PerfRecord("similarity", "records")
     rows, new = read_records(records), list(iter_jsonl(captions))
     check_caption_ids(rows, new, str(records), str(captions))
-    texts = [
-        [caption_of(row["text"]) for row in rows],
-        [str(entry["caption"]).strip() for entry in new],
-    ]
-    columns: dict[str, list[Any]] = {ORIGINAL_COLUMN: [], NEW_COLUMN: []}
-    if rows:
-        from .clip import ClipScorer
-
-        scorer = ClipScorer(model, settings, device=device)
-        images = {path: row for row in rows for path in _image_of(row)}
-        pixels = scorer.encode_images(list(images.items()), Path(image_root))
-        words = scorer.encode_texts(list(dict.fromkeys(texts[0] + texts[1])))
-        for name, captioned in zip(columns, texts, strict=True):
-            columns[name] = [
-                cosine(pixels[row["images"][0]], words[text])
-                for row, text in zip(rows, captioned, strict=True)
-            ]
-        figures.extra = {"images": len(pixels), "texts": len(words)}
+    old = [caption_of(row["text"]) for row in rows]
+    texts = [[a, str(b["caption"]).strip()] for a, b in zip(old, new, strict=True)]
+    scores = score_texts(
+        rows, texts, image_root=image_root, model=model, settings=settings, device=device
+    )
+    columns: dict[str, list[Any]] = {
+        ORIGINAL_COLUMN: [first for first, _ in scores],
+        NEW_COLUMN: [second for _, second in scores],
+    }
     table = StatisticsTable([row["id"] for row in rows], columns, {})
     write_statistics(out, table)
     figures.items = len(rows)
+    figures.extra = {
+        "images": len({path for row in rows for path in row["images"]}),
+        "texts": len({text for pair in texts for text in pair}),
+    }
     figures.write(perf)
     return table
 
 
-def _image_of(row: Record) -> list[str]:
+def score_texts(
+    rows: Sequence[Record],
+    texts: Sequence[Sequence[str]],
+    *,
+    image_root: str | Path,
+    model: str | Path,
+    settings: SimilaritySettings,
+    device: str = "auto",
+) -> list[list[float]]:
+    """Return how well each text of a record fits its image, to five decimals.
+
+    Args:
+        rows: records, one image each.
+        texts: the texts of each record.
+        image_root: folder their image paths are relative to.
+        model: folder of the model; loaded only if there are records.
+        settings: kind of model, dtype and batch size.
+        device: ``auto``, ``cpu`` or ``cuda``.
+
+    Raises:
+        RecapError: if an image cannot be read or the folder is another kind of model.
+    """
+    wanted: dict[str, dict[str, None]] = {}
+    owners: dict[str, str] = {}
+    for row, own in zip(rows, texts, strict=True):
+        path = _image_of(row)
+        owners.setdefault(path, row["id"])
+        wanted.setdefault(path, {}).update(dict.fromkeys(own))
+    if not wanted:
+        return []
+    from .image_models import score_images
+
+    scorer = load_scorer(model, settings, device=device)
+    sources = [Source(Path(image_root) / path, owner) for path, owner in owners.items()]
+    (found,) = score_images(
+        sources,
+        [scorer],
+        [[list(own) for own in wanted.values()]],
+        batch_size=settings.batch_size,
+    )
+    known = {
+        path: dict(zip(own, scores, strict=True))
+        for (path, own), scores in zip(wanted.items(), found, strict=True)
+    }
+    return [
+        [_rounded(known[row["images"][0]][text]) for text in own]
+        for row, own in zip(rows, texts, strict=True)
+    ]
+
+
+def load_scorer(
+    model: str | Path, settings: SimilaritySettings, *, device: str = "auto"
+) -> "Scorer":
+    """Return the scorer of the settings' kind.
+
+    Raises:
+        RecapError: if the folder holds another kind of model.
+    """
+    from .clip import ClipScorer
+    from .matching import MatchScorer
+
+    scorer: type[ClipScorer | MatchScorer] = MatchScorer if settings.kind == "itm" else ClipScorer
+    return scorer(model, dtype=settings.dtype, batch_size=settings.batch_size, device=device)
+
+
+def _image_of(row: Record) -> str:
     if len(row["images"]) != 1:
         raise RecapError(f"id {row['id']!r}: {len(row['images'])} images; one is needed")
-    return list(row["images"])
+    return str(row["images"][0])
 
 
-def cosine(first: "NDArray[Any]", second: "NDArray[Any]") -> float:
-    """Return the cosine of two unit vectors (D,), float64, to five decimals."""
-    import numpy as np
-
-    value = float(np.dot(first.astype(np.float64), second.astype(np.float64)))
-    return round(min(1.0, max(-1.0, value)), _DECIMALS) + 0.0
+def _rounded(value: float) -> float:
+    """Return a similarity as it is stored; never a negative zero."""
+    return round(value, _DECIMALS) + 0.0
 
 
 def read_similarity(path: str | Path) -> StatisticsTable:
@@ -108,9 +170,9 @@ def read_similarity(path: str | Path) -> StatisticsTable:
 def choose_threshold(
     tables: Sequence[str | Path], settings: SimilaritySettings, out: str | Path
 ) -> dict[str, Any]:
-    """Turn the setting into a cosine, over all shards, and count what falls below.
+    """Turn the setting into a number, over all shards, and count what falls below.
 
-    A quantile is that of the originals' cosines, linearly interpolated between
+    A quantile is that of the originals' similarities, linearly interpolated between
     order statistics (type 7 of Hyndman and Fan 1996). Originals strictly below
     the threshold are replaced.
 

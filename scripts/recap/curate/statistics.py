@@ -20,7 +20,13 @@ from .recipe import Operator, measurement, name_of, params_of
 _METADATA_KEY = b"recap_operators"
 # Parameters that never tell two columns of one recipe apart in practice.
 _SILENT = {"lang": "en", "tokenization": False, "trust_remote_code": False}
-_SILENT_ALWAYS = ("hf_watermark_model", "hf_clip", "hf_scorer_model", "hf_nsfw_model")
+_SILENT_ALWAYS = (
+    "hf_watermark_model",
+    "hf_clip",
+    "hf_blip",
+    "hf_scorer_model",
+    "hf_nsfw_model",
+)
 
 
 @dataclass(frozen=True)

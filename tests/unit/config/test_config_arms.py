@@ -13,6 +13,7 @@ COLUMNS = [
     "arm",
     "pre_recipe",
     "caption_policy",
+    "max_caption_words",
     "post_recipe",
     "match_ids_to",
     "max_records",
@@ -130,6 +131,39 @@ def test_policy_flags_hold_only_what_the_policy_reads(tmp_path):
     assert table.endswith("recipes/basic/similarity/blip2-micro/00001.parquet")
     assert wiring.budget_flags("a") == ""
     assert wiring.budget_flags("draw").endswith("arms/a/merged.jsonl --seed 1024")
+
+
+def test_matching_needs_a_model_of_the_role_similarity(tmp_path):
+    arms = ARMS | {"low": BASE | {"caption_policy": "replace_low_similarity"}}
+    with pytest.raises(RecapError, match="role `clip`, not `similarity`"):
+        load(tmp_path, arms, similarity={"kind": "itm"})
+
+
+def test_the_length_cap_is_part_of_an_arm(tmp_path):
+    cells = {"caption_policy": "replace", "max_caption_words": "12"}
+    wiring = Wiring(load(tmp_path, ARMS | {"short": BASE | cells}))
+    assert wiring.policy_flags("short").endswith("--captioner blip2-micro --max-caption-words 12")
+    assert "--max-caption-words" not in wiring.policy_flags("b")
+    zero = BASE | cells | {"max_caption_words": "0"}
+    assert "--max" not in Wiring(load(tmp_path, ARMS | {"short": zero})).policy_flags("short")
+    with pytest.raises(RecapError, match="clear `max_caption_words`"):
+        load(tmp_path, ARMS | {"a": BASE | {"max_caption_words": "12"}})
+
+
+def test_candidates_are_chosen_from_where_there_are_several(tmp_path):
+    base = "results/demo/corpus/demo/recipes/basic"
+    one = load(tmp_path, ARMS)
+    assert Wiring(one).arm_captions("b", "00000") == [f"{base}/captions/blip2-micro/00000.jsonl"]
+    assert not one.scores_similarity
+    several = load(tmp_path, ARMS, caption={"candidates": 3})
+    wiring = Wiring(several)
+    assert wiring.arm_captions("b", "00000") == [f"{base}/chosen/blip2-micro/00000.jsonl"]
+    assert wiring.arm_captions("a", "00000") == []
+    assert several.scores_similarity
+    perf = [entry["path"] for entry in ComparisonWiring(wiring).document()["perf"]]
+    assert "results/demo/perf/choose_caption/demo.basic.blip2-micro.00000.json" in perf
+    kept = {name: row for name, row in ARMS.items() if name != "b"}
+    assert not load(tmp_path, kept, caption={"candidates": 3}).scores_similarity
 
 
 def test_every_run_is_compared_with_every_control():

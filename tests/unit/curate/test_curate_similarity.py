@@ -5,6 +5,7 @@ import json
 
 import numpy as np
 import pytest
+from curate_models import WORDS, build_clip, build_itm
 from PIL import Image
 
 from recap.curate.merge import merge_arm
@@ -15,8 +16,6 @@ from recap.curate.statistics import StatisticsTable, write_statistics
 from recap.errors import GateError, RecapError
 from recap.io import read_json, read_jsonl, write_json, write_jsonl
 from recap.settings import SimilaritySettings
-
-WORDS = ["a", "red", "blue", "square", "circle", "sign", "dog"]
 
 
 def settings(**values):
@@ -40,43 +39,7 @@ def records(tmp_path, count, images=None, shard="records.jsonl"):
 
 @pytest.fixture(scope="module")
 def clip(tmp_path_factory):
-    """A whole CLIPModel with random weights, tokenizer and image processor."""
-    import torch
-    from tokenizers import Tokenizer, models, pre_tokenizers, processors
-    from transformers import CLIPConfig, CLIPModel, PreTrainedTokenizerFast
-    from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
-
-    folder = tmp_path_factory.mktemp("clip")
-    vocabulary = {word: n for n, word in enumerate(["<pad>", "<unk>", "<s>", *WORDS, "</s>"])}
-    raw = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
-    raw.pre_tokenizer = pre_tokenizers.Whitespace()
-    end = len(vocabulary) - 1
-    raw.post_processor = processors.TemplateProcessing(
-        single="<s> $A </s>", special_tokens=[("<s>", 2), ("</s>", end)]
-    )
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=raw, pad_token="<pad>", unk_token="<unk>", eos_token="</s>"
-    )
-    tokenizer.save_pretrained(folder)
-    width = {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 4}
-    config = CLIPConfig(
-        projection_dim=16,
-        text_config=width
-        | {
-            "num_hidden_layers": 2,
-            "vocab_size": len(vocabulary),
-            "max_position_embeddings": 12,
-            "eos_token_id": end,
-            "bos_token_id": 2,
-            "pad_token_id": 0,
-        },
-        vision_config=width | {"num_hidden_layers": 2, "image_size": 28, "patch_size": 14},
-    )
-    torch.manual_seed(0)
-    CLIPModel(config).save_pretrained(folder)
-    side = {"height": 28, "width": 28}
-    CLIPImageProcessorPil(size={"shortest_edge": 28}, crop_size=side).save_pretrained(folder)
-    return folder
+    return build_clip(tmp_path_factory.mktemp("clip"))
 
 
 def draw(tmp_path, count):
@@ -134,6 +97,58 @@ def test_the_batch_size_changes_nothing_and_a_rerun_no_byte(tmp_path, clip):
     alone = read_similarity(score(tmp_path, clip, batch_size=1))
     for name, column in table.columns.items():
         assert column == pytest.approx(alone.columns[name], abs=1.1e-5)
+
+
+@pytest.fixture(scope="module")
+def itm(tmp_path_factory):
+    return build_itm(tmp_path_factory.mktemp("itm"))
+
+
+def test_matching_probabilities_equal_those_of_the_model_called_one_by_one(tmp_path, itm):
+    import torch
+    from transformers import AutoImageProcessor, AutoTokenizer, Blip2ForImageTextRetrieval
+
+    rows = records(tmp_path, 5, images={3: "1.png"})
+    rows[4]["text"] = original_text("red " * 40)  # beyond the window of 12 tokens
+    write_jsonl(tmp_path / "records.jsonl", rows)
+    draw(tmp_path, 5)
+    model = Blip2ForImageTextRetrieval.from_pretrained(itm, dtype=torch.float64).eval()
+    tokenizer = AutoTokenizer.from_pretrained(itm)
+    processor = AutoImageProcessor.from_pretrained(itm, backend="pil")
+    new = [entry["caption"].strip() for entry in read_jsonl(tmp_path / "captions.jsonl")]
+    expected = []
+    for n, row in enumerate(rows):
+        picture = Image.open(tmp_path / row["images"][0])
+        pixels = processor(images=picture, return_tensors="pt")["pixel_values"].double()
+        for text in (row["text"].split("\n")[1].removesuffix(" <|__dj__eoc|>"), new[n]):
+            tokens = tokenizer([text], truncation=True, max_length=12, return_tensors="pt")
+            with torch.inference_mode():
+                logits = model(
+                    pixel_values=pixels,
+                    input_ids=tokens["input_ids"],
+                    attention_mask=tokens["attention_mask"],
+                    use_image_text_matching_head=True,
+                ).logits_per_image
+            expected.append(float(logits.softmax(-1)[0, 1]))
+    assert max(expected) - min(expected) > 0.05
+    for size in (1, 3, 64):
+        table = read_similarity(score(tmp_path, itm, kind="itm", batch_size=size))
+        pairs = zip(
+            table.columns["similarity_original"], table.columns["similarity_new"], strict=True
+        )
+        assert [value for pair in pairs for value in pair] == pytest.approx(expected, abs=2e-5)
+    assert read_json(tmp_path / "perf.json")["images"] == 4
+
+
+def test_each_kind_of_similarity_refuses_the_others_model(tmp_path, clip, itm):
+    records(tmp_path, 1)
+    draw(tmp_path, 1)
+    with pytest.raises(RecapError, match="CLIPModel, which has no matching head"):
+        score(tmp_path, clip, kind="itm")
+    with pytest.raises(RecapError, match="not a loadable CLIPModel"):
+        score(tmp_path, itm)
+    with pytest.raises(ValueError, match="a probability, so it must be within 0 and 1"):
+        settings(kind="itm", threshold=-0.1, threshold_kind="absolute")
 
 
 def test_captions_longer_than_the_window_are_cut(tmp_path, clip):
@@ -240,6 +255,7 @@ def test_only_originals_strictly_below_the_threshold_are_replaced(tmp_path):
         "threshold": 0.2,
         "replaced": True,
         "chosen": "blip2",
+        "cut": False,
     }
     assert [row["chosen"] for row in decisions] == ["blip2", "original", "original"]
     table(path, [0.1, 0.2, 0.3], [0.9, 0.8, 0.7], ids=["r000", "r002", "r001"])
