@@ -16,11 +16,12 @@ STAGE_VERSIONS: dict[str, int] = {
     "similarity": 1,
     "policy": 1,
     "dataset": 1,
+    "quality": 1,
     "train": 3,
     "merge": 4,
     "convert": 1,
     "predict": 1,
     "score": 2,
     "compare": 2,
-    "report": 2,
+    "report": 3,
 }

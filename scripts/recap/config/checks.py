@@ -94,7 +94,7 @@ def _check_models(experiment: "Experiment") -> None:
         (sheet, base.convnext, "convnext"),
     ]
     wanted += [(f"arm {n}", a.captioner, "captioner") for n, a in experiment.arms.items()]
-    if any(arm.caption_policy == "replace_low_similarity" for arm in experiment.arms.values()):
+    if any(arm.caption_policy != "keep" for arm in experiment.arms.values()):
         wanted.append(("similarity.model", config.similarity.model, "similarity"))
     wanted += [
         ("operator_models", model, "")

@@ -67,7 +67,7 @@ class Experiment:
         """Return the models in use that only stand in for real ones."""
         used = [self.base_model.language_model, self.base_model.clip, self.base_model.convnext]
         used += [arm.captioner for arm in self.arms.values() if arm.captioner]
-        if any(arm.caption_policy == "replace_low_similarity" for arm in self.arms.values()):
+        if any(arm.caption_policy != "keep" for arm in self.arms.values()):
             used.append(self.config.similarity.model)
         used += [m for names in self.config.operator_models.values() for m in names.values()]
         return sorted({model for model in used if self.models[model].source == "micro"})
