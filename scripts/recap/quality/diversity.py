@@ -155,8 +155,8 @@ def _own_types(text: Sequences, frequencies: IntArray, draws: int) -> FloatArray
     cases, which = np.unique(keys, return_inverse=True)
     often, own, rest = cases // span**2, cases // span % span, size - cases % span
     change = _drawn(often - own, rest, draws) - _drawn(often, rest, draws)
-    sums: FloatArray = np.bincount(owners, weights=change[which], minlength=text.lengths.size)
-    return sums
+    sums = np.bincount(owners, weights=change[which], minlength=text.lengths.size)
+    return sums.astype(np.float64)
 
 
 def budget_draws(
@@ -213,8 +213,8 @@ def _draw_types(text: Sequences, order: IntArray, bounds: Sequence[int], budget:
 
 
 def _by_record(values: FloatArray, text: Sequences) -> FloatArray:
-    sums: FloatArray = np.bincount(text.owners, weights=values, minlength=text.lengths.size)
-    return sums
+    sums = np.bincount(text.owners, weights=values, minlength=text.lengths.size)
+    return sums.astype(np.float64)
 
 
 def _in_blocks(statistic: Statistic, text: Sequences, span: float) -> Statistic:
