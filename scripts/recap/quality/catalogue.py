@@ -124,7 +124,7 @@ def method(settings: QualitySettings) -> str:
     """Return how the intervals were made, in one sentence."""
     return (
         f"{100 * settings.confidence:g}% bootstrap intervals over records, "
-        f"{settings.bootstrap_samples} resamples, seed {settings.seed}; MTLD and MATTR resample "
-        "blocks of consecutive records at least twice as long as a window or factor, the "
+        f"{settings.bootstrap_samples} resamples, seed {settings.seed}; MTLD resamples blocks "
+        "of consecutive records four mean factors long, MATTR blocks two windows long, the "
         "type-token ratio its draws, HD-D its jackknife pseudo-values."
     )

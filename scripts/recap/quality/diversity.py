@@ -20,8 +20,8 @@ from .texts import IntArray, Sequences
 MTLD_THRESHOLD = 0.72
 WINDOW = 50
 DRAWS = 42
-# A block holds this many windows or factors, whichever are longer.
-_SPANS_A_BLOCK = 2
+# Lengths of a block at which intervals are as wide as corpora differ (docs/quality.md).
+_FACTORS_A_BLOCK, _WINDOWS_A_BLOCK = 4, 2
 
 
 def mtld(text: Sequences, threshold: float = MTLD_THRESHOLD) -> Statistic | None:
@@ -44,7 +44,7 @@ def mtld(text: Sequences, threshold: float = MTLD_THRESHOLD) -> Statistic | None
         credit = _factor_credit(tokens[::step], threshold)[::step]
         parts.append((counts, _by_record(credit, text)))
     statistic = Statistic(tuple(parts))
-    return _in_blocks(statistic, text, statistic.value)
+    return _in_blocks(statistic, text, _FACTORS_A_BLOCK * statistic.value)
 
 
 def _factor_credit(tokens: IntArray, threshold: float) -> FloatArray:
@@ -85,7 +85,7 @@ def mattr(text: Sequences, window: int = WINDOW) -> Statistic | None:
     padding = np.zeros(window - 1)
     tops = _by_record(np.concatenate([ratios, padding]), text)
     bottoms = _by_record(np.concatenate([np.ones(windows), padding]), text)
-    return _in_blocks(Statistic(((tops, bottoms),)), text, window)
+    return _in_blocks(Statistic(((tops, bottoms),)), text, _WINDOWS_A_BLOCK * window)
 
 
 def _window_types(tokens: IntArray, window: int) -> IntArray:
@@ -217,8 +217,7 @@ def _by_record(values: FloatArray, text: Sequences) -> FloatArray:
     return sums.astype(np.float64)
 
 
-def _in_blocks(statistic: Statistic, text: Sequences, span: float) -> Statistic:
-    """Resample blocks long enough that what crosses their edges matters little."""
-    tokens = max(span, WINDOW) * _SPANS_A_BLOCK
+def _in_blocks(statistic: Statistic, text: Sequences, tokens: float) -> Statistic:
+    """Resample blocks of about ``tokens`` tokens: what crosses their edges matters little."""
     block = math.ceil(tokens * text.lengths.size / text.symbols.size)
     return Statistic(statistic.parts, statistic.units, block)

@@ -3,6 +3,7 @@
 import unicodedata
 from collections import defaultdict
 from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +19,7 @@ NEIGHBOURS = 8
 _SEED = 20100
 # Signatures estimate the Jaccard index with a standard deviation below 0.063.
 _SLACK = 0.2
+_REMEMBERED = 20_000
 
 
 def normalized(caption: str) -> str:
@@ -60,22 +62,20 @@ def _near(texts: list[str]) -> set[int]:
             signatures[:, part[:, 0]] == signatures[:, part[:, 1]], axis=0
         )
     found: set[int] = set()
-    shingles: dict[int, frozenset[str]] = {}
+
+    @lru_cache(maxsize=_REMEMBERED)
+    def shingles(number: int) -> frozenset[str]:
+        text = padded[number]
+        return frozenset(text[i : i + SHINGLE] for i in range(len(text) - SHINGLE + 1))
+
     for first, second in pairs[agree >= SIMILARITY - _SLACK].tolist():
         if first in found and second in found:
             continue
-        one, two = (_shingles(padded, number, shingles) for number in (first, second))
+        one, two = shingles(first), shingles(second)
         common = len(one & two)
         if common >= SIMILARITY * (len(one) + len(two) - common):
             found |= {first, second}
     return found
-
-
-def _shingles(texts: list[str], number: int, known: dict[int, frozenset[str]]) -> frozenset[str]:
-    if number not in known:
-        text = texts[number]
-        known[number] = frozenset(text[i : i + SHINGLE] for i in range(len(text) - SHINGLE + 1))
-    return known[number]
 
 
 def _signatures(texts: list[str]) -> NDArray[np.uint32]:
@@ -105,7 +105,7 @@ def _mixed(codes: CodeArray) -> CodeArray:
 def _candidates(signatures: NDArray[np.uint32]) -> IntArray:
     """Return pairs of texts that share a band, (P, 2), each once."""
     size = signatures.shape[1]
-    found = [np.zeros(0, np.int64)]
+    pairs = np.zeros(0, np.int64)
     for band in range(BANDS):
         keys = np.zeros(size, np.uint64)
         for row in signatures[band * ROWS : (band + 1) * ROWS]:
@@ -114,10 +114,11 @@ def _candidates(signatures: NDArray[np.uint32]) -> IntArray:
         sorted_keys = keys[order]
         edges = np.concatenate([[True], sorted_keys[1:] != sorted_keys[:-1]])
         begin = np.maximum.accumulate(np.where(edges, np.arange(size), 0))
+        found = [pairs]
         for distance in range(1, NEIGHBOURS + 1):
             later = np.flatnonzero(sorted_keys[distance:] == sorted_keys[:-distance]) + distance
             found.append(order[later - distance] * size + order[later])
         far = np.flatnonzero(np.arange(size) - begin > NEIGHBOURS)
         found.append(order[begin[far]] * size + order[far])
-    pairs = np.unique(np.concatenate(found))
+        pairs = np.unique(np.concatenate(found))
     return np.stack([pairs // size, pairs % size], axis=1)
