@@ -21,8 +21,8 @@ def caption_quality(inputs: ComparisonInputs, palette: Sequence[str]) -> Row | N
     """Return what the page shows about captions; ``None`` if nothing was measured.
 
     Returns:
-        ``arms`` (facts and ``cells``), ``measures`` (label and protocol, those
-        of the table), ``pairs``, ``figure``, ``counters``, ``method``.
+        ``tables`` of the arms, ``measures`` (label and protocol), ``pairs``,
+        ``figure``, ``counters``, ``uncovered``, ``method`` and ``size_effect``.
     """
     named = [*inputs.arms, *inputs.funnel_arms]
     documents = [read_json(arm.quality) for arm in named if arm.quality is not None]
@@ -31,20 +31,14 @@ def caption_quality(inputs: ComparisonInputs, palette: Sequence[str]) -> Row | N
     measures = _measures(inputs)
     order = [arm.arm for arm in named]
     colors = {arm: palette[i % len(palette)] for i, arm in enumerate(order)}
-    # What grows with the number of records is shown where the ids are equal, not here.
-    shown_measures = [
-        m
-        for m in measures.values()
-        if not m.grows and any(m.name in d["measures"] for d in documents)
-    ]
     pairs = [read_json(arm.quality_differences) for arm in named if arm.quality_differences]
     return {
-        "arms": [_arm(document, shown_measures, colors) for document in documents],
+        "tables": _tables(documents, list(measures.values()), colors),
         "measures": _labels(measures.values(), documents),
-        "columns": [measure.label for measure in shown_measures],
         "pairs": [_pair(document, measures) for document in pairs],
         "figure": length_plot(documents, colors),
         "counters": (documents[0]["word_counter"], documents[0]["token_counter"]),
+        "uncovered": {d["arm"]: d["coverage"]["not_covered_scripts"] for d in documents},
         "method": documents[0]["method"],
         "size_effect": _size_effect(documents, inputs.reference),
     }
@@ -60,23 +54,49 @@ def _labels(measures: Any, documents: Sequence[Row]) -> list[Row]:
     return [{"label": m.label, "protocol": m.protocol, "grows": m.grows} for m in used]
 
 
-def _arm(document: Row, measures: Sequence[Measure], colors: Mapping[str, str]) -> Row:
-    cells = []
-    for measure in measures:
-        found = document["measures"].get(measure.name, {"value": None, "interval": None})
-        value, interval = found["value"], found["interval"] or (None, None)
-        cells.append(
+def _tables(
+    documents: Sequence[Row], measures: Sequence[Measure], colors: Mapping[str, str]
+) -> list[Row]:
+    """Return two tables, one row an arm: length and diversity, repetition and fit.
+
+    What grows with the number of records is shown where the ids are equal, not here.
+    """
+    tables = []
+    for faults, name, label, counts in (
+        (False, "caption-text", "Length and diversity", ("records", "words", "tokens", "types")),
+        (True, "caption-faults", "Repetition and fit", ("records", "recaptioned", "not covered")),
+    ):
+        chosen = [m for m in measures if m.faults == faults and not m.grows]
+        used = [m for m in chosen if any(m.name in d["measures"] for d in documents)]
+        rows = [
             {
-                "data": "|".join("" if v is None else str(v) for v in (value, *interval)),
-                "value": shown(measure, value),
-                "interval": interval_shown(measure, found["interval"]) if value is not None else "",
+                "arm": document["arm"],
+                "color": colors[document["arm"]],
+                "counts": [_count(document, key) for key in counts],
+                "cells": [_cell(m, document["measures"].get(m.name)) for m in used],
             }
-        )
-    keys = ("arm", "records", "recaptioned", "words", "tokens", "types", "coverage")
+            for document in documents
+        ]
+        columns = [measure.label for measure in used]
+        part = {"name": name, "label": label, "counts": counts, "columns": columns, "rows": rows}
+        tables.append(part)
+    return tables
+
+
+def _count(document: Row, key: str) -> int:
+    found = document["coverage"]["not_covered"] if key == "not covered" else document[key]
+    return int(found)
+
+
+def _cell(measure: Measure, found: Row | None) -> Row:
+    """Return a value and its interval, as text and for the download."""
+    if found is None or found["value"] is None:
+        return {"data": "||", "value": "–", "interval": ""}
+    low, high = found["interval"] or ("", "")
     return {
-        **{key: document[key] for key in keys},
-        "cells": cells,
-        "color": colors[document["arm"]],
+        "data": f"{found['value']}|{low}|{high}",
+        "value": shown(measure, found["value"]),
+        "interval": interval_shown(measure, found["interval"]),
     }
 
 

@@ -21,6 +21,7 @@ class Measure:
         protocol: counter and definition, printed beside the number.
         decimals: shown.
         percent: whether it is a share that is shown in per cent.
+        faults: whether it belongs with repetition and fit rather than length and diversity.
         grows: whether it depends on the number of records, so that only equal
             ids may be compared.
     """
@@ -30,6 +31,7 @@ class Measure:
     protocol: str
     decimals: int = 3
     percent: bool = False
+    faults: bool = False
     grows: bool = False
 
 
@@ -71,6 +73,7 @@ def catalogue(settings: QualitySettings) -> dict[str, Measure]:
             "of the bare caption, punctuation and digits trimmed",
             2,
             percent=True,
+            faults=True,
         ),
         Measure(
             "character_repetition",
@@ -78,6 +81,7 @@ def catalogue(settings: QualitySettings) -> dict[str, Measure]:
             f"mean char_rep_ratio of Data-Juicer with {CHARACTER_NGRAM}-grams, on the bare caption",
             2,
             percent=True,
+            faults=True,
         ),
         Measure(
             "degenerate",
@@ -86,6 +90,7 @@ def catalogue(settings: QualitySettings) -> dict[str, Measure]:
             "in a row",
             2,
             percent=True,
+            faults=True,
         ),
         Measure(
             "exact_duplicates",
@@ -93,6 +98,7 @@ def catalogue(settings: QualitySettings) -> dict[str, Measure]:
             "share of records whose caption another record has too, case and spaces apart",
             2,
             percent=True,
+            faults=True,
             grows=True,
         ),
         Measure(
@@ -103,18 +109,21 @@ def catalogue(settings: QualitySettings) -> dict[str, Measure]:
             f"{BANDS} bands of {ROWS}",
             2,
             percent=True,
+            faults=True,
             grows=True,
         ),
         Measure(
             "similarity",
             "similarity",
             "mean cosine of picture and the caption trained on, by the configured model",
+            faults=True,
         ),
         Measure(
             "similarity_shift",
             "similarity shift",
             "mean over records of the cosine of the caption trained on, less that of the "
             "original one",
+            faults=True,
         ),
     ]
     return {measure.name: measure for measure in measures}

@@ -73,7 +73,7 @@ def table(page: str, name: str) -> list[list[str]]:
 
 
 def test_one_row_an_arm_with_counts_and_intervals(page):
-    head, *rows = table(section(page), "caption-quality")
+    head, *rows = table(section(page), "caption-text")
     assert [row[0] for row in rows] == ["baseline", "blip2_enhanced"]
     place = head.index("words a caption")
     assert head[place + 1 : place + 3] == ["low", "high"]
@@ -82,13 +82,18 @@ def test_one_row_an_arm_with_counts_and_intervals(page):
     assert new[0] == pytest.approx((59 * 5 + 1) / 60)
     assert old[1] < old[0] < old[2]
     assert rows[0][head.index("records")] == "60"
+    assert rows[0][head.index("tokens")] == "118"
+    assert all(len(row) == len(head) for row in rows)
+    head, *rows = table(section(page), "caption-faults")
     assert rows[0][head.index("not covered")] == "1"
+    assert float(rows[0][head.index("degenerate captions")]) == 0
     assert all(len(row) == len(head) for row in rows)
 
 
 def test_what_grows_with_the_corpus_is_only_compared_at_equal_ids(page):
-    head = table(section(page), "caption-quality")[0]
-    assert not any("duplicates" in label for label in head)
+    for name in ("caption-text", "caption-faults"):
+        head = table(section(page), name)[0]
+        assert not any("duplicates" in label for label in head)
     pair = table(section(page), "quality-differences-blip2_enhanced")
     assert {"exact duplicates", "near duplicates"} <= {row[0] for row in pair}
 
