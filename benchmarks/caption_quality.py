@@ -11,6 +11,7 @@ arm in which half of the captions are new.
 
 import argparse
 import json
+import resource
 import subprocess
 import sys
 import tempfile
@@ -25,7 +26,7 @@ SCRIPTS = Path(__file__).resolve().parents[1] / "scripts"
 
 
 def main() -> None:
-    """Print and write seconds and memory of both steps at each size."""
+    """Print and write time and memory of both steps at each size."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, help="figures as JSON")
     parser.add_argument("--records", type=int, nargs="+", default=[10_000, 100_000, 400_000])
@@ -64,17 +65,25 @@ def measure(records: int, folder: Path) -> list[dict[str, object]]:
     for step, flags in steps.items():
         outputs = [f"--{name}={step}.{name}.json" for name in ("out", "manifest", "perf")]
         command = [sys.executable, str(SCRIPTS / f"{step}.py"), *flags, *outputs]
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
         subprocess.run(command, cwd=folder, check=True)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
         perf = read_json(folder / f"{step}.perf.json")
         rows.append(
             {
                 "step": step,
                 "records": records,
                 "seconds": perf["wall_seconds"],
+                "cpu_seconds": round(cpu_seconds(after) - cpu_seconds(before), 1),
                 "peak_rss_mib": perf["peak_rss_mib"],
             }
         )
     return rows
+
+
+def cpu_seconds(usage: resource.struct_rusage) -> float:
+    """Return the processor time of processes, system calls included."""
+    return usage.ru_utime + usage.ru_stime
 
 
 def draw_captions(records: int, rng: np.random.Generator, types: int = 60_000) -> list[str]:

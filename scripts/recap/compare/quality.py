@@ -63,7 +63,7 @@ def _tables(
     """
     tables = []
     for faults, name, label, counts in (
-        (False, "caption-text", "Length and diversity", ("records", "words", "tokens", "types")),
+        (False, "caption-text", "Length and diversity", ("records", "words", "tokens")),
         (True, "caption-faults", "Repetition and fit", ("records", "recaptioned", "not covered")),
     ):
         chosen = [m for m in measures if m.faults == faults and not m.grows]
