@@ -69,6 +69,7 @@ rule build_report:
         results=COMPARISON.results(),
         perf=COMPARISON.perf(),
         gallery=COMPARISON.gallery(),
+        quality=COMPARISON.quality(),
     output:
         page=report(
             "results/{experiment}/report/report.html",

@@ -102,6 +102,20 @@ class SimilaritySettings(Settings):
         return self
 
 
+class QualitySettings(Settings):
+    """How the captions of arms are measured and compared."""
+
+    token_budget: int = Field(
+        5000,
+        ge=10,
+        description="tokens of every draw that a type-token ratio is taken of; captions beyond "
+        "the last full draw are left out",
+    )
+    bootstrap_samples: int = Field(2000, ge=100, description="bootstrap resamples of records")
+    confidence: float = Field(0.95, gt=0, lt=1, description="level of the intervals")
+    seed: int = Field(2024, description="seed of draws and resampling")
+
+
 class CaptionSettings(Settings):
     """How the captioner decodes; part of the key under which a caption is stored."""
 

@@ -19,11 +19,12 @@ STAGE_VERSIONS: dict[str, int] = {
     "policy": 2,
     "dataset": 1,
     "funnel": 1,
+    "quality": 1,
     "train": 3,
     "merge": 4,
     "convert": 1,
     "predict": 1,
     "score": 2,
     "compare": 2,
-    "report": 2,
+    "report": 3,
 }

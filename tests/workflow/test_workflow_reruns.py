@@ -21,7 +21,11 @@ DATA = {
     "select_arm_shard",
     "merge_arm",
     "convert_llava",
+    "score_similarity",
+    "measure_quality",
+    "compare_quality",
 }
+QUALITY = {"measure_quality", "compare_quality", "build_report"}
 TRAIN = {"pretrain", "finetune", "check_lora_model", "merge_lora_weights", "check_parity"}
 ANSWER = {"predict_shard", "gather_answers", "score_answers"}
 COMPARE = {"compare_runs", "build_report"}
@@ -74,6 +78,12 @@ def test_an_evaluation_setting_recomputes_no_training(smoke):
 
 def test_a_plot_setting_redoes_only_the_report(smoke):
     assert set(smoke.plan("report={image_width: 99}")) == {"build_report"}
+
+
+def test_a_quality_setting_measures_captions_again_and_nothing_else(smoke):
+    assert set(smoke.plan("quality={token_budget: 100}")) == QUALITY | COMPARE | {
+        "list_comparison_inputs"
+    }
 
 
 def test_an_added_arm_runs_only_that_arm(smoke):
@@ -141,6 +151,8 @@ def test_a_comment_in_the_code_reruns_nothing(smoke, path):
         ("merge", TRAIN - {"pretrain", "finetune"} | ANSWER | COMPARE),
         ("train", TRAIN | ANSWER | COMPARE),
         ("report", {"build_report", "build_gallery"}),
+        ("quality", QUALITY),
+        ("similarity", QUALITY | {"score_similarity"}),
     ],
 )
 def test_a_stage_version_reruns_exactly_that_stage_onward(smoke, stage, expected):

@@ -93,6 +93,21 @@ def test_matched_arms_differ_only_in_their_captions(smoke):
     assert changed > len(base) / 2
 
 
+def test_captions_are_measured_and_compared_on_the_ids_they_share(smoke):
+    """Seven raw captions in ten are spoilt and the captioner is right: new ones fit better."""
+    arms = smoke.path / RESULTS / "arms"
+    for arm in ("baseline", "blip2_enhanced", "filtered_only"):
+        document = read_json(arms / arm / "quality.json")
+        assert document["records"] == len(read_jsonl(arms / arm / "merged.jsonl"))
+        assert ("similarity_shift" in document["measures"]) == (arm == "blip2_enhanced")
+    pair = read_json(arms / "blip2_enhanced/quality_differences.json")
+    assert pair["common_records"] == pair["arm_records"] == pair["reference_records"]
+    readings = {row["measure"]: row["reading"] for row in pair["differences"]}
+    assert readings["similarity"] == "higher"
+    filtered = read_json(arms / "filtered_only/quality_differences.json")
+    assert (filtered["changed_captions"], filtered["differences"]) == (0, [])
+
+
 def test_every_run_trained_merged_and_answered(smoke):
     questions = read_jsonl(smoke.path / WORLD / "textvqa/llava_textvqa_val_v051_ocr.jsonl")
     for arm in ("baseline", "blip2_enhanced"):

@@ -45,6 +45,10 @@ class ArmInputs(_Part):
     decisions: list[Path] = Field(
         default=[], description="which caption each record got and why, one file a shard"
     )
+    quality: Path | None = Field(default=None, description="quality.json: its captions, measured")
+    quality_differences: Path | None = Field(
+        default=None, description="its captions against the reference's, paired by id"
+    )
 
 
 class RunInputs(_Part):

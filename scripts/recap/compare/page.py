@@ -16,6 +16,7 @@ from .figures import accuracy_plot, curve_plot, forest_plot
 from .funnels import arm_funnels
 from .gates import gate_summary
 from .inputs import ComparisonInputs
+from .quality import caption_quality
 from .scores import BenchmarkScores
 from .tables import csv_uri
 from .telemetry import SPIKE_FACTOR, curve_summary, stage_curves
@@ -79,6 +80,7 @@ def page_context(sources: ReportSources) -> Row:
         "contract": _contract(document),
         "funnels": arm_funnels(sources.inputs),
         "gallery": _gallery(sources),
+        "quality": caption_quality(sources.inputs, settings.color_scheme),
         "stages": _stages(sources.inputs, colors),
         "spike_factor": SPIKE_FACTOR,
         "gates": gate_summary(sources.inputs),

@@ -39,7 +39,15 @@ class ComparisonWiring:
             "perf": self._perf_entries(),
             "settings": {
                 key: getattr(config, key).model_dump(mode="json")
-                for key in ("curate", "caption", "similarity", "train", "merge", "evaluate")
+                for key in (
+                    "curate",
+                    "caption",
+                    "similarity",
+                    "quality",
+                    "train",
+                    "merge",
+                    "evaluate",
+                )
             },
             "commands": [f"snakemake --config experiment={config.experiment}"],
         }
@@ -57,6 +65,13 @@ class ComparisonWiring:
         for answers in document["evaluations"] + document["controls"]:
             files += [answers["score"], answers["scores"]]
         return list(dict.fromkeys(files))
+
+    def quality(self) -> list[str]:
+        """Return the documents about the arms' captions and their differences."""
+        document = self.document()
+        arms = document["arms"] + document["funnel_arms"]
+        keys = ("quality", "quality_differences")
+        return [arm[key] for arm in arms for key in keys if arm[key]]
 
     def perf(self) -> list[str]:
         """Return the files that tell what each job cost."""
@@ -92,6 +107,8 @@ class ComparisonWiring:
             "identical_to": row.identical_to or None,
             "compared_with": self._draw_for(arm) if trained else None,
             "decisions": self._wiring.decisions(arm) if trained else [],
+            "quality": None if row.identical_to else self._wiring.quality(arm),
+            "quality_differences": self._wiring.quality_differences(arm),
         }
 
     def _draw_for(self, arm: str) -> str | None:
@@ -182,10 +199,9 @@ class ComparisonWiring:
                     path = f"{self._base}/perf/choose_caption/{name}.json"
                     label = f"choice {row.captioner} shard {shard}"
                     entries[path] = {"label": label, "path": path}
-                if row.caption_policy == "replace_low_similarity":
-                    path = f"{self._base}/perf/score_similarity/{name}.json"
-                    label = f"similarity {row.captioner} shard {shard}"
-                    entries[path] = {"label": label, "path": path}
+                path = f"{self._base}/perf/score_similarity/{name}.json"
+                label = f"similarity {row.captioner} shard {shard}"
+                entries[path] = {"label": label, "path": path}
         return list(entries.values())
 
 

@@ -64,10 +64,8 @@ class Experiment:
 
     @property
     def scores_similarity(self) -> bool:
-        """Tell whether a similarity model is used: by a policy, or to choose a candidate."""
-        policies = {arm.caption_policy for arm in self.arms.values()}
-        chooses = self.config.caption.candidates > 1 and policies != {"keep"}
-        return chooses or "replace_low_similarity" in policies
+        """Tell whether a similarity model is used: for every arm that recaptions it is."""
+        return any(arm.caption_policy != "keep" for arm in self.arms.values())
 
     @property
     def stand_ins(self) -> list[str]:

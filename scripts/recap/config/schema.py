@@ -11,6 +11,7 @@ from ..settings import (
     CurateSettings,
     EvaluateSettings,
     MergeSettings,
+    QualitySettings,
     ReportSettings,
     Settings,
     SimilaritySettings,
@@ -197,6 +198,7 @@ class ExperimentConfig(Settings):
     curate: CurateSettings
     caption: CaptionSettings
     similarity: SimilaritySettings
+    quality: QualitySettings
     train: TrainSettings
     merge: MergeSettings
     evaluate: EvaluateSettings

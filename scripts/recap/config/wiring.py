@@ -244,6 +244,36 @@ class Wiring:
         names = self.config.arms + self.config.funnel_arms
         return [arm for arm in names if self.data_arm(arm) == arm]
 
+    # quality of captions
+
+    def quality_similarity(self, arm: str) -> list[str]:
+        """Return the similarities of old and new captions, for every arm that recaptions."""
+        row = self.experiment.arms[arm]
+        if row.caption_policy == "keep":
+            return []
+        return self.similarity(row.corpus, row.pre_recipe, row.captioner)
+
+    def quality(self, arm: str) -> str:
+        """Return the document about an arm's captions."""
+        return f"results/{self.config.experiment}/arms/{self.data_arm(arm)}/quality.json"
+
+    def quality_differences(self, arm: str) -> str | None:
+        """Return the paired differences of an arm from the reference, if they are measured.
+
+        An arm without data of its own has none, nor has one of another corpus.
+        """
+        reference = self.quality_reference()
+        arms = self.experiment.arms
+        if self.data_arm(arm) != arm or arm == reference:
+            return None
+        if arms[arm].corpus != arms[reference].corpus:
+            return None
+        return f"results/{self.config.experiment}/arms/{arm}/quality_differences.json"
+
+    def quality_reference(self) -> str:
+        """Return the arm whose captions the others are compared with."""
+        return self.data_arm(self.config.reference_arm)
+
     # models
 
     def model_manifest(self, model: str) -> str:

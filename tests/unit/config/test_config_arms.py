@@ -112,7 +112,10 @@ def test_the_similarity_model_needs_the_right_role(tmp_path):
     assert "clip-micro" in load(tmp_path, arms).stand_ins
     with pytest.raises(RecapError, match="role `captioner`, not `similarity`"):
         load(tmp_path, arms, similarity={"model": "blip2-micro"})
-    load(tmp_path, ARMS, similarity={"model": "unused"})
+    with pytest.raises(RecapError, match="model `unused` is no row"):
+        load(tmp_path, ARMS, similarity={"model": "unused"})
+    originals = {name: row for name, row in ARMS.items() if name != "b"}
+    load(tmp_path, originals, similarity={"model": "unused"})
     with pytest.raises(RecapError, match="quantile, so it must be within 0 and 1"):
         load(tmp_path, arms, similarity={"threshold": -0.1})
 

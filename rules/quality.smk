@@ -1,0 +1,87 @@
+rule measure_quality:
+    """Measure the captions an arm trains on, each number with its counter and interval."""
+    input:
+        records="results/{experiment}/arms/{arm}/merged.jsonl",
+        similarity=lambda wildcards: WIRING.quality_similarity(wildcards.arm),
+    output:
+        quality="results/{experiment}/arms/{arm}/quality.json",
+        manifest="results/{experiment}/arms/{arm}/quality.manifest.json",
+        perf="results/{experiment}/perf/measure_quality/{arm}.json",
+    log:
+        "logs/{experiment}/measure_quality/{arm}.log",
+    benchmark:
+        "results/{experiment}/perf/measure_quality/{arm}.tsv"
+    conda:
+        "../envs/analysis.yaml"
+    threads: 1
+    resources:
+        mem_mb=megabytes(COMPUTE.cpu_mem_mb),
+        runtime=minutes(COMPUTE.runtime_minutes),
+    params:
+        similarity=lambda wildcards, input: (
+            f"--similarity {input.similarity}" if input.similarity else ""
+        ),
+        settings=as_json(SETTINGS.quality),
+        stage_version=STAGE_VERSIONS["quality"],
+    shell:
+        """
+        python scripts/measure_quality.py \
+            --arm {wildcards.arm:q} \
+            --records {input.records:q} \
+            {params.similarity} \
+            --settings {params.settings:q} \
+            --out {output.quality:q} \
+            --manifest {output.manifest:q} \
+            --perf {output.perf:q} \
+            2>{log:q}
+        """
+
+
+rule compare_quality:
+    """Compare an arm's captions with the reference's, on the ids they share."""
+    input:
+        records="results/{experiment}/arms/{arm}/merged.jsonl",
+        similarity=lambda wildcards: WIRING.quality_similarity(wildcards.arm),
+        reference_records=f"results/{{experiment}}/arms/{WIRING.quality_reference()}/merged.jsonl",
+        reference_similarity=WIRING.quality_similarity(WIRING.quality_reference()),
+    output:
+        differences="results/{experiment}/arms/{arm}/quality_differences.json",
+        manifest="results/{experiment}/arms/{arm}/quality_differences.manifest.json",
+        perf="results/{experiment}/perf/compare_quality/{arm}.json",
+    log:
+        "logs/{experiment}/compare_quality/{arm}.log",
+    benchmark:
+        "results/{experiment}/perf/compare_quality/{arm}.tsv"
+    conda:
+        "../envs/analysis.yaml"
+    threads: 1
+    resources:
+        mem_mb=megabytes(COMPUTE.cpu_mem_mb),
+        runtime=minutes(COMPUTE.runtime_minutes),
+    params:
+        reference=WIRING.quality_reference(),
+        similarity=lambda wildcards, input: (
+            f"--similarity {input.similarity}" if input.similarity else ""
+        ),
+        reference_similarity=lambda wildcards, input: (
+            f"--reference-similarity {input.reference_similarity}"
+            if input.reference_similarity
+            else ""
+        ),
+        settings=as_json(SETTINGS.quality),
+        stage_version=STAGE_VERSIONS["quality"],
+    shell:
+        """
+        python scripts/compare_quality.py \
+            --arm {wildcards.arm:q} \
+            --records {input.records:q} \
+            {params.similarity} \
+            --reference {params.reference:q} \
+            --reference-records {input.reference_records:q} \
+            {params.reference_similarity} \
+            --settings {params.settings:q} \
+            --out {output.differences:q} \
+            --manifest {output.manifest:q} \
+            --perf {output.perf:q} \
+            2>{log:q}
+        """
