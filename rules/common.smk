@@ -2,6 +2,7 @@ from snakemake.exceptions import WorkflowError
 
 from scripts.recap.config import experiment_files, load_experiment
 from scripts.recap.config.comparison import ComparisonWiring
+from scripts.recap.config.fetching import FetchWiring
 from scripts.recap.config.wiring import NO_RECIPE, Wiring, as_json
 from scripts.recap.curate.recipe import measurements
 from scripts.recap.errors import RecapError
@@ -25,6 +26,7 @@ EXPERIMENT = parse_or_stop(load_experiment, config)
 SETTINGS = EXPERIMENT.config
 COMPUTE = SETTINGS.compute
 WIRING = Wiring(EXPERIMENT)
+FETCHING = FetchWiring(WIRING)
 COMPARISON = ComparisonWiring(WIRING)
 ARMS = SETTINGS.arms + SETTINGS.funnel_arms
 

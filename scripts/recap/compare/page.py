@@ -16,6 +16,7 @@ from .figures import accuracy_plot, curve_plot, forest_plot
 from .funnels import arm_funnels
 from .gates import gate_summary
 from .inputs import ComparisonInputs
+from .origins import origin
 from .scores import BenchmarkScores
 from .tables import csv_uri
 from .telemetry import SPIKE_FACTOR, curve_summary, stage_curves
@@ -216,6 +217,7 @@ def _provenance(sources: ReportSources) -> Row:
         "run_commits": sorted(commits),
         "stage_versions": STAGE_VERSIONS,
         "commands": sources.inputs.commands,
+        "brought_in": [origin(entry) for entry in sources.inputs.brought_in],
         "score_files": sources.document["provenance"]["score_files"],
         "settings": {
             **sources.inputs.settings,
