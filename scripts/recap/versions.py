@@ -22,5 +22,5 @@ STAGE_VERSIONS: dict[str, int] = {
     "predict": 1,
     "score": 2,
     "compare": 2,
-    "report": 2,
+    "report": 3,
 }

@@ -5,6 +5,7 @@ listing and download are separate there: sizes and hashes are compared with the 
 before the first byte is downloaded.
 """
 
+import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -35,6 +36,8 @@ class HubRepository:
         return str(self._source)
 
     def _connect(self) -> "HubApi":
+        # A progress bar in a job's log is noise; tqdm reads this when it is imported.
+        os.environ.setdefault("TQDM_DISABLE", "1")
         from modelscope_hub import HubApi, HubConfig
 
         if self._api is None:
@@ -128,5 +131,6 @@ def explain(error: BaseException) -> str:
     status = getattr(error, "status_code", None)
     meaning = {404: "not found", 401: "access denied", 403: "access denied"}.get(status or 0, "")
     if status is None:
-        return text
+        # The client's network errors are Python's; its message is a chain of reasons.
+        return f"cannot connect ({text})" if isinstance(error, ConnectionError) else text
     return f"HTTP {status}" + (f", {meaning}" if meaning else "") + f" ({text})"
