@@ -91,7 +91,7 @@ def download(address: str, target: Path) -> None:
 
 
 def _receive(address: str, partial: Path) -> None:
-    """Make one request and append what it brings."""
+    """Make one request and append what it brings; a body cut short raises an error."""
     import requests
 
     headers = {"Accept-Encoding": "identity"}
@@ -112,10 +112,6 @@ def _receive(address: str, partial: Path) -> None:
         with partial.open("ab" if continued else "wb") as stream:
             for chunk in answer.iter_content(_CHUNK):
                 stream.write(chunk)
-        expected = answer.headers.get("Content-Length")
-        before = int(headers["Range"][6:-1]) if continued else 0
-        if expected is not None and partial.stat().st_size < before + int(expected):
-            raise _TryAgainError("the connection was lost")
 
 
 def _validator(partial: Path) -> Path:
@@ -140,6 +136,8 @@ def _reason(error: Exception) -> str:
         return "no answer in time"
     if isinstance(error, requests.exceptions.SSLError):
         return f"no secure connection ({error})"
+    if isinstance(error, requests.exceptions.ChunkedEncodingError):
+        return "the connection was lost"
     if isinstance(error, requests.ConnectionError):
         return "cannot connect, or the connection was lost"
     return str(error)

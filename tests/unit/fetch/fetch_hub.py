@@ -8,7 +8,7 @@ import time
 from collections import Counter
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
 
 PIECE = 1 << 18
 
@@ -72,9 +72,9 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self):
         url = urlsplit(self.path)
         query = {key: values[0] for key, values in parse_qs(url.query).items()}
-        parts = url.path.strip("/").split("/")
+        parts = unquote(url.path).strip("/").split("/")
         if parts[:2] != ["api", "v1"]:
-            return self._page(url.path.strip("/"))
+            return self._page("/".join(parts))
         if parts[-1] == "repo" and len(parts) == 6:
             return self._file("/".join(parts[2:5]), query)
         if parts[-2:] in (["repo", "files"], ["repo", "tree"]):
@@ -164,7 +164,7 @@ def running_hub():
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     server.daemon_threads = True
     hub.address = f"http://127.0.0.1:{server.server_address[1]}"
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
     thread.start()
     try:
         yield hub

@@ -5,7 +5,7 @@ import subprocess
 import threading
 import time
 
-from conftest import REPOSITORY, random_bytes
+from fetch_bench import REPOSITORY, random_bytes
 from fetch_hub import sha256
 
 
@@ -77,9 +77,7 @@ def test_a_killed_download_shows_nothing_and_is_continued(bench, files):
     process = subprocess.Popen(bench.command(bench.request()), env=bench.environment)
     try:
         wait_for(
-            lambda: any(
-                p.stat().st_size >= 2_000_000 for p in staged(bench).rglob("*.incomplete")
-            )
+            lambda: any(p.stat().st_size >= 2_000_000 for p in staged(bench).rglob("*.incomplete"))
         )
     finally:
         process.send_signal(signal.SIGKILL)
