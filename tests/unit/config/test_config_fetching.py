@@ -84,6 +84,11 @@ def test_the_rows_that_the_pipeline_needs_are_there():
     assert all(row.licence for row in DOWNLOADS.values())
 
 
+def test_the_documentation_names_every_row():
+    page = Path("docs/data.md").read_text(encoding="utf-8")
+    assert [name for name in (*SHIPPED_REMOTE, *DOWNLOADS) if f"`{name}`" not in page] == []
+
+
 def test_the_lock_sheets_hold_rows_of_the_sheets_only():
     assert set(read_lock("config/locks/models.tsv")) <= set(MODELS)
     corpora = {"mgm_pretrain_10k", "mgm_pretrain_30k", "mgm_pretrain_400k", "mgm_instruction"}
