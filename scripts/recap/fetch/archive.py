@@ -26,6 +26,8 @@ def unpack(archive: Path, folder: Path) -> int:
     try:
         if zipfile.is_zipfile(archive):
             _unpack_zip(archive, inside)
+        elif tarfile.is_tarfile(archive) and not hasattr(tarfile, "data_filter"):
+            raise RecapError(f"{archive.name} needs Python 3.11.4 or newer to be unpacked safely")
         elif tarfile.is_tarfile(archive):
             with tarfile.open(archive) as content:
                 content.extractall(inside, filter="data")

@@ -11,6 +11,7 @@ from typing import Any
 
 from ..errors import RecapError
 from ..hashing import digest_json
+from .archive import unpack
 from .hub import HubRepository, cached_snapshot
 from .lock import Expected, Lock, compare, report_unlocked
 from .places import FolderPlace, mirror_place
@@ -48,14 +49,17 @@ class Collected:
     """A part's files, complete and verified as far as hashes are known.
 
     Attributes:
-        folder: where they lie.
-        source: where they came from.
-        files: name to ``bytes``, ``sha256`` and ``verified`` (by the lock sheet).
+        payload: the file or folder that is wanted.
+        source: where it came from.
+        files: name of what was fetched to ``bytes``, ``sha256`` and ``verified`` (by the
+            lock sheet).
+        unpacked_files: how many files an archive held; none if there was none to unpack.
     """
 
-    folder: Path
+    payload: Path
     source: str
     files: dict[str, dict[str, Any]]
+    unpacked_files: int | None = None
 
 
 def collect(part: Part, staging: Path, options: FetchOptions) -> Collected:
@@ -68,15 +72,16 @@ def collect(part: Part, staging: Path, options: FetchOptions) -> Collected:
     """
     reasons: list[str] = []
     for name, opened in _providers(part, options):
-        folder = staging / f"{part.name}.{digest_json(name)[:12]}"
+        folder = staging / digest_json(name)[:12]
         try:
             files = _collect_from(opened(), part, folder, options)
+            collected = _finish(part, folder, name, files)
         except SourceError as error:
             reasons.append(f"{name}: {error}")
             logger.warning("%s: not from %s: %s", part.name, name, error)
             continue
         logger.info("%s: %d files from %s", part.name, len(files), name)
-        return Collected(folder, name, files)
+        return collected
     listed = "".join(f"\n  - {reason}" for reason in reasons)
     raise RecapError(
         f"cannot fetch {part.name}. Tried in turn:{listed}\n"
@@ -135,6 +140,22 @@ def _collect_from(
         name: {"bytes": file.size, "sha256": file.sha256, "verified": name in locked}
         for name, file in sorted(found.items())
     }
+
+
+def _finish(part: Part, folder: Path, source: str, files: dict[str, dict[str, Any]]) -> Collected:
+    """Unpack what is an archive, and say what of the files is wanted."""
+    only = folder / next(iter(files))
+    if part.is_file:
+        return Collected(only, source, files)
+    if not part.unpack or len(files) > 1:
+        return Collected(folder, source, files)
+    payload = folder.with_name(f"{folder.name}.unpacked")
+    shutil.rmtree(payload, ignore_errors=True)
+    try:
+        return Collected(payload, source, files, unpack(only, payload))
+    except RecapError as error:
+        shutil.rmtree(folder)
+        raise SourceError(str(error)) from error
 
 
 def _provide_verified(
@@ -201,8 +222,3 @@ def _remove_others(folder: Path, wanted: set[str]) -> None:
                 path.rmdir()
         elif path.relative_to(folder).as_posix() not in wanted:
             path.unlink()
-
-
-def forget(collected: Collected) -> None:
-    """Delete collected files, for instance an archive that turns out to be damaged."""
-    shutil.rmtree(collected.folder, ignore_errors=True)

@@ -20,8 +20,7 @@ from ..hashing import digest_json
 from ..io import read_json, write_json
 from ..manifest import write_manifest
 from ..mgm.folders import replaced_folder
-from .archive import unpack
-from .collect import FetchOptions, collect, forget
+from .collect import FetchOptions, collect
 from .files import MANIFEST, model_files, require_model
 from .lock import Expected, compare, report_unlocked
 from .request import FetchRequest, Part
@@ -87,22 +86,15 @@ def _ensure(part: Part, staging: Path, options: FetchOptions) -> Record:
             return record
     shutil.rmtree(target, ignore_errors=True)
     target.unlink(missing_ok=True)
-    collected = collect(part, staging / "parts", options)
+    parts = staging / "parts" / part.name
+    collected = collect(part, parts, options)
     target.parent.mkdir(parents=True, exist_ok=True)
+    collected.payload.rename(target)
     record = {"source": collected.source, "licence": part.licence, "files": collected.files}
-    if part.is_file:
-        (collected.folder / next(iter(collected.files))).rename(target)
-    elif part.unpack and len(collected.files) == 1:
-        archive = collected.folder / next(iter(collected.files))
-        try:
-            record["unpacked_files"] = unpack(archive, target)
-        except RecapError:
-            forget(collected)
-            raise
-        forget(collected)
-    else:
-        collected.folder.rename(target)
+    if collected.unpacked_files is not None:
+        record["unpacked_files"] = collected.unpacked_files
     write_json(remembered, {"part": _part_key(part, options), **record})
+    shutil.rmtree(parts)
     return record
 
 

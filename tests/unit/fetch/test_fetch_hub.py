@@ -5,6 +5,7 @@ import subprocess
 import threading
 import time
 
+import pytest
 from fetch_bench import REPOSITORY, random_bytes
 from fetch_hub import sha256
 
@@ -131,6 +132,21 @@ def test_an_older_folder_stays_until_the_new_one_is_whole(bench, files):
     bench.hub.status.clear()
     bench.succeed(bench.request("modelscope:ns/tiny@v2"))
     assert set(bench.content()) == {"config.json", "new.safetensors"}
+
+
+def test_killed_just_before_the_rename_nothing_is_downloaded_again(bench, files, monkeypatch):
+    def killed(_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("recap.fetch.item.replaced_folder", killed)
+        with pytest.raises(KeyboardInterrupt):
+            bench.succeed()
+    assert not bench.out.exists()
+    bench.hub.served.clear()
+    bench.succeed()
+    assert bench.content() == files
+    assert bench.hub.served == []
 
 
 def test_a_corrupted_file_is_fetched_once_more(bench, files):

@@ -210,7 +210,10 @@ def test_pictures_unpacked_by_hand_are_taken_as_they_are(bench, tmp_path):
 def test_a_damaged_archive_is_refused(bench):
     bench.hub.pages["pictures.zip"] = b"<html>come back later</html>"
     log = bench.fail(page_request(bench, "pictures.zip", target="images/", unpack=True))
-    assert "pictures.zip is neither a zip nor a tar archive" in log
+    assert "/pictures.zip: pictures.zip is neither a zip nor a tar archive" in log
+    bench.hub.pages["copy.zip"] = zipped({"1.jpg": b"one"})
+    bench.succeed(page_request(bench, "pictures.zip", "copy.zip", target="images/", unpack=True))
+    assert bench.content() == {"images/1.jpg": b"one"}
 
 
 def tarred(path, name):
