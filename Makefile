@@ -6,8 +6,9 @@ CORPUS ?=
 ORIGINAL ?=
 RESULTS ?=
 REAL ?=
+ROWS ?=
 
-.PHONY: help demo demo-full test test-slow calibrate lint format setup plan clean
+.PHONY: help demo demo-full test test-slow calibrate lint format setup plan lock-models clean
 
 help: ## show this help
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -37,6 +38,9 @@ lint: setup ## only the static checks
 
 format: setup ## rewrite the code in the project's format
 	@$(BIN)/ruff check --fix . && $(BIN)/ruff format . && $(BIN)/snakefmt Snakefile rules
+
+lock-models: setup ## write sizes and hashes of ROWS="blip2-opt-2.7b textvqa" into config/locks/
+	@$(BIN)/python scripts/lock_models.py $(ROWS)
 
 plan: setup ## say what a run of the demo would do, without doing it
 	@PATH="$(CURDIR)/$(BIN):$$PATH" snakemake --profile profiles/default --dry-run

@@ -2,6 +2,7 @@ from snakemake.exceptions import WorkflowError
 
 from scripts.recap.config import experiment_files, load_experiment
 from scripts.recap.config.comparison import ComparisonWiring
+from scripts.recap.config.fetching import FetchWiring
 from scripts.recap.config.steps import StepWiring
 from scripts.recap.config.wiring import NO_RECIPE, Wiring, as_json
 from scripts.recap.curate.recipe import measurements
@@ -28,6 +29,7 @@ SETTINGS = EXPERIMENT.config
 COMPUTE = SETTINGS.compute
 WIRING = Wiring(EXPERIMENT)
 STEPS = parse_or_stop(StepWiring, WIRING)
+FETCHING = FetchWiring(WIRING)
 COMPARISON = ComparisonWiring(WIRING)
 ARMS = SETTINGS.arms + SETTINGS.funnel_arms
 

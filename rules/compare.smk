@@ -68,6 +68,7 @@ rule build_report:
         comparison="results/{experiment}/compare/comparison.json",
         results=COMPARISON.results(),
         perf=COMPARISON.perf(),
+        brought_in=COMPARISON.brought_in(),
         gallery=COMPARISON.gallery(),
         quality=COMPARISON.quality(),
     output:

@@ -1,7 +1,3 @@
-REMOTE = [name for name, row in EXPERIMENT.models.items() if row.source == "modelscope"]
-LOCAL = [name for name in EXPERIMENT.models if name not in REMOTE]
-
-
 rule build_demo_world:
     """Draw a known-answer world: corpus, instruction data, questions."""
     output:
@@ -41,14 +37,14 @@ rule build_demo_world:
 
 
 rule fetch_model:
-    """Fetch a model from ModelScope at the revision of its row."""
+    """Fetch a model from the first of its row's sources, verified by the lock sheet."""
     output:
         manifest="resources/models/{model}/manifest.json",
     log:
         "logs/fetch_model/{model}.log",
     wildcard_constraints:
-        model="|".join(REMOTE) or NO_RECIPE,
-    retries: 2
+        model=FETCHING.fetched_models(),
+    localrule: True
     conda:
         "../envs/vlm.yaml"
     threads: 1
@@ -57,17 +53,58 @@ rule fetch_model:
         runtime=minutes(COMPUTE.runtime_minutes),
     params:
         folder=subpath(output.manifest, parent=True),
-        location=lambda wildcards: EXPERIMENT.models[wildcards.model].location,
-        revision=lambda wildcards: EXPERIMENT.models[wildcards.model].revision,
+        request=lambda wildcards: FETCHING.model(wildcards.model),
+        lock=SETTINGS.sheets.model_locks,
+        data_root=SETTINGS.data_root,
         stage_version=STAGE_VERSIONS["models"],
     shell:
         """
-        python scripts/fetch_model.py \
-            --model-id {params.location:q} \
-            --revision {params.revision:q} \
+        python scripts/fetch_files.py \
+            --request {params.request:q} \
+            --lock {params.lock:q} \
+            --data-root {params.data_root:q} \
             --out {params.folder:q} \
             2>{log:q}
         """
+
+
+rule fetch_benchmark:
+    """Fetch the questions, answers and pictures of a benchmark."""
+    output:
+        manifest="resources/data/{dataset}/manifest.json",
+    log:
+        "logs/fetch_benchmark/{dataset}.log",
+    wildcard_constraints:
+        dataset=FETCHING.benchmark_data(),
+    localrule: True
+    conda:
+        "../envs/vlm.yaml"
+    threads: 1
+    resources:
+        mem_mb=megabytes(COMPUTE.cpu_mem_mb),
+        runtime=minutes(COMPUTE.runtime_minutes),
+    params:
+        folder=subpath(output.manifest, parent=True),
+        request=lambda wildcards: FETCHING.data(wildcards.dataset),
+        lock=SETTINGS.sheets.data_locks,
+        data_root=SETTINGS.data_root,
+        stage_version=STAGE_VERSIONS["models"],
+    shell:
+        """
+        python scripts/fetch_files.py \
+            --request {params.request:q} \
+            --lock {params.lock:q} \
+            --data-root {params.data_root:q} \
+            --out {params.folder:q} \
+            2>{log:q}
+        """
+
+
+use rule fetch_benchmark as fetch_corpus with:
+    log:
+        "logs/fetch_corpus/{dataset}.log",
+    wildcard_constraints:
+        dataset=FETCHING.training_data(),
 
 
 rule register_local_model:
@@ -79,7 +116,7 @@ rule register_local_model:
     log:
         "logs/register_local_model/{model}.log",
     wildcard_constraints:
-        model="|".join(LOCAL) or NO_RECIPE,
+        model=FETCHING.local_models(),
     conda:
         "../envs/vlm.yaml"
     threads: 1
@@ -88,24 +125,30 @@ rule register_local_model:
         runtime=minutes(COMPUTE.runtime_minutes),
     params:
         folder=lambda wildcards: EXPERIMENT.models[wildcards.model].location,
+        lock=lambda wildcards: FETCHING.local_lock(wildcards.model),
         stage_version=STAGE_VERSIONS["models"],
     shell:
         """
         python scripts/register_local_model.py \
+            --model {wildcards.model:q} \
             --folder {params.folder:q} \
             --manifest {output.manifest:q} \
+            {params.lock} \
             2>{log:q}
         """
 
 
 rule import_file:
-    """Bring in a file that has to be placed below `data_root` by hand."""
+    """Bring in a file that was placed below `data_root` by hand, or fetched."""
     input:
-        source=lambda wildcards: WIRING.manual_file(wildcards.path),
+        source=lambda wildcards: FETCHING.import_input(wildcards.path),
     output:
         file="resources/imported/{path}",
+        manifest="resources/imported/{path}.manifest.json",
     log:
         "logs/import_file/{path}.log",
+    wildcard_constraints:
+        path=r".+(?<!\.manifest\.json)",
     conda:
         "../envs/curate.yaml"
     threads: 1
@@ -113,12 +156,16 @@ rule import_file:
         mem_mb=megabytes(COMPUTE.cpu_mem_mb),
         runtime=minutes(COMPUTE.runtime_minutes),
     params:
-        data_root=SETTINGS.data_root,
+        folder=lambda wildcards: FETCHING.import_folder(wildcards.path),
+        lock=lambda wildcards: FETCHING.import_lock(wildcards.path),
+        stage_version=STAGE_VERSIONS["models"],
     shell:
         """
         python scripts/import_file.py \
-            --data-root {params.data_root:q} \
+            --folder {params.folder:q} \
             --path {wildcards.path:q} \
             --out {output.file:q} \
+            --manifest {output.manifest:q} \
+            {params.lock} \
             2>{log:q}
         """

@@ -9,18 +9,21 @@ def parser() -> argparse.ArgumentParser:
     """Return the command line's parser."""
     p = make_parser(
         __doc__ or "",
-        "register_local_model.py --folder my/gemma --manifest resources/models/my/manifest.json",
+        "register_local_model.py --model my-gemma --folder my/gemma "
+        "--manifest resources/models/my-gemma/manifest.json --lock config/locks/models.tsv",
     )
+    p.add_argument("--model", required=True, help="row of the models sheet")
     p.add_argument("--folder", required=True, help="folder of the model's files")
     p.add_argument("--manifest", required=True, help="the manifest to write")
+    p.add_argument("--lock", help="lock sheet to verify the files by; none if the code holds them")
     return p
 
 
 def main(args: argparse.Namespace) -> None:
     """Hash the folder's files."""
-    from recap.fetch import describe_model
+    from recap.fetch.files import describe_model
 
-    describe_model(args.folder, args.manifest, details={"source": "local"})
+    describe_model(args.folder, args.manifest, args.model, args.lock)
 
 
 if __name__ == "__main__":

@@ -37,13 +37,15 @@ class Project:
         return result
 
     def snakemake(
-        self, *arguments: str, config: tuple[str, ...] = (), check: bool = True
+        self,
+        *arguments: str,
+        config: tuple[str, ...] = (),
+        targets: tuple[str, ...] = (),
+        check: bool = True,
     ) -> subprocess.CompletedProcess[str]:
         """Run Snakemake on the smoke experiment, or on the one that ``config`` names."""
-        settings = ("--config", f"experiment={EXPERIMENT}", *config)
-        return self.run(
-            "snakemake", "--profile", "profiles/default", *settings, *arguments, check=check
-        )
+        settings = ("--config", f"experiment={EXPERIMENT}", *config, *arguments, *targets)
+        return self.run("snakemake", "--profile", "profiles/default", *settings, check=check)
 
     def plan(self, *config: str) -> dict[str, list[str]]:
         """Return the jobs of a dry run: rule name to the wildcards of each job."""

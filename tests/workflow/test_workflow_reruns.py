@@ -182,4 +182,5 @@ def test_broken_configuration_stops_before_any_job(smoke):
 def test_the_real_experiments_plan_completely(smoke, experiment, jobs):
     plan = smoke.plan(f"experiment={experiment}")
     assert sum(map(len, plan.values())) >= jobs
-    assert {"fetch_model", "import_file", "caption_shard", "finetune", "build_report"} <= set(plan)
+    assert {"fetch_model", "fetch_benchmark", "import_file", "caption_shard"} <= set(plan)
+    assert {"finetune", "build_report"} <= set(plan)

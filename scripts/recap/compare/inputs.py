@@ -92,6 +92,14 @@ class BenchmarkInputs(_Part):
     image_root: Path | None = Field(None, description="folder of the questions' pictures")
 
 
+class FileInputs(_Part):
+    """A model or a file of data that came from outside, as the provenance shows it."""
+
+    name: str = Field(description="row of a sheet, or a file")
+    licence: str = Field(default="", description="terms of use, from the sheet")
+    manifest: Path = Field(description="manifest that says where it came from")
+
+
 class PerfInputs(_Part):
     """What a job cost."""
 
@@ -120,6 +128,9 @@ class ComparisonInputs(_Part):
         default=[], description="the same questions with pictures that cannot help, or none"
     )
     perf: list[PerfInputs] = []
+    brought_in: list[FileInputs] = Field(
+        default=[], description="models and data from outside, with what verified them"
+    )
     settings: dict[str, Any] = Field(
         default={}, description="resolved settings shown under provenance"
     )

@@ -17,6 +17,7 @@ from .funnels import arm_funnels
 from .gates import gate_summary
 from .inputs import ComparisonInputs
 from .quality import caption_quality
+from .origins import origin
 from .scores import BenchmarkScores
 from .tables import csv_uri
 from .telemetry import SPIKE_FACTOR, curve_summary, stage_curves
@@ -218,6 +219,7 @@ def _provenance(sources: ReportSources) -> Row:
         "run_commits": sorted(commits),
         "stage_versions": STAGE_VERSIONS,
         "commands": sources.inputs.commands,
+        "brought_in": [origin(entry) for entry in sources.inputs.brought_in],
         "score_files": sources.document["provenance"]["score_files"],
         "settings": {
             **sources.inputs.settings,

@@ -113,7 +113,7 @@ def _check_models(experiment: "Experiment") -> None:
         lends = role == "similarity" and config.similarity.kind == "clip"
         if role and row.role not in {role, "clip" if lends else role}:
             fail(key, f"model `{model}` has role `{row.role}`, not `{role}`")
-        if row.source != "modelscope" and not Path(row.location).is_dir():
+        if row.in_place and not Path(row.location).is_dir():
             fail(key, f"model `{model}`: folder {row.location} does not exist")
 
 
@@ -128,9 +128,12 @@ def _check_sources(experiment: "Experiment") -> None:
         (f"benchmarks: {name}", row, "questions annotations")
         for name, row in experiment.benchmarks.items()
     ]
+    folders = {download.folder for download in experiment.downloads.values()}
     for key, row, fields in rows:
         if row.source == "world" and row.root not in config.worlds:
             fail(key, f"world `{row.root}` is not described under `worlds`")
+        if row.source == "fetched" and row.root.split("/")[0] not in folders:
+            fail(key, f"no row of {config.sheets.downloads} has the folder of root `{row.root}`")
         for field in fields.split():
             for name in getattr(row, field).split(",") if row.source == "local" else ():
                 path = Path(row.root) / name

@@ -3,6 +3,7 @@
 from typing import Any
 
 from ..evaluate.protocol import MAJORITY
+from .fetching import FetchWiring
 from .wiring import Wiring
 
 
@@ -12,6 +13,7 @@ class ComparisonWiring:
     def __init__(self, wiring: Wiring) -> None:
         self._wiring = wiring
         self._config = wiring.config
+        self._fetching = FetchWiring(wiring)
         self._base = f"results/{wiring.config.experiment}"
 
     def document(self) -> dict[str, Any]:
@@ -37,6 +39,7 @@ class ComparisonWiring:
             ],
             "controls": self._controls(),
             "perf": self._perf_entries(),
+            "brought_in": self._fetching.brought_in(),
             "settings": {
                 key: getattr(config, key).model_dump(mode="json")
                 for key in (
@@ -76,6 +79,10 @@ class ComparisonWiring:
     def perf(self) -> list[str]:
         """Return the files that tell what each job cost."""
         return [entry["path"] for entry in self._perf_entries()]
+
+    def brought_in(self) -> list[str]:
+        """Return the manifests of models and data that came from outside."""
+        return [entry["manifest"] for entry in self._fetching.brought_in()]
 
     def gallery(self) -> list[str]:
         """Return the gallery of the first arm that recaptions, if there is one."""

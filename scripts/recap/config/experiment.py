@@ -15,6 +15,7 @@ from .schema import (
     BaseModelRow,
     BenchmarkRow,
     CorpusRow,
+    DownloadRow,
     ExperimentConfig,
     InstructionsRow,
     ModelRow,
@@ -41,6 +42,7 @@ class Experiment:
     models: dict[str, ModelRow]
     base_model: BaseModelRow
     benchmarks: dict[str, BenchmarkRow]
+    downloads: dict[str, DownloadRow]
 
     def shard_count(self, corpus: str) -> int:
         """Return the number of curation shards of a corpus, from its declared records."""
@@ -49,7 +51,7 @@ class Experiment:
     def model_dir(self, model: str) -> str:
         """Return the folder of a model's files."""
         row = self.models[model]
-        return f"resources/models/{model}" if row.source == "modelscope" else row.location
+        return row.location if row.in_place else f"resources/models/{model}"
 
     def recipe_path(self, recipe: str) -> str:
         """Return the file of a recipe."""
@@ -68,14 +70,19 @@ class Experiment:
         return any(arm.caption_policy != "keep" for arm in self.arms.values())
 
     @property
-    def stand_ins(self) -> list[str]:
-        """Return the models in use that only stand in for real ones."""
+    def models_in_use(self) -> list[str]:
+        """Return every model that some stage reads."""
         used = [self.base_model.language_model, self.base_model.clip, self.base_model.convnext]
         used += [arm.captioner for arm in self.arms.values() if arm.captioner]
         if self.scores_similarity:
             used.append(self.config.similarity.model)
         used += [m for names in self.config.operator_models.values() for m in names.values()]
-        return sorted({model for model in used if self.models[model].source == "micro"})
+        return sorted(set(used))
+
+    @property
+    def stand_ins(self) -> list[str]:
+        """Return the models in use that only stand in for real ones."""
+        return [model for model in self.models_in_use if self.models[model].source == "micro"]
 
 
 def experiment_files(name: str, root: str | Path = ".") -> list[str]:
@@ -122,6 +129,7 @@ def load_experiment(raw: dict[str, Any]) -> Experiment:
     base_models = read_sheet(config.sheets.base_models, "base_model", BaseModelRow)
     instructions = read_sheet(config.sheets.instructions, "instructions", InstructionsRow)
     benchmarks = read_sheet(config.sheets.benchmarks, "benchmark", BenchmarkRow)
+    downloads = read_sheet(config.sheets.downloads, "download", DownloadRow)
     corpora = read_sheet(config.sheets.corpora, "corpus", CorpusRow) | config.corpora
     used_arms = config.arms + config.funnel_arms
     rows = {a: _pick(arms, a, "arms", config.sheets.arms) for a in used_arms}
@@ -139,6 +147,7 @@ def load_experiment(raw: dict[str, Any]) -> Experiment:
             b: _pick(benchmarks, b, "benchmarks", config.sheets.benchmarks)
             for b in config.benchmarks
         },
+        downloads=downloads,
     )
     check_experiment(experiment)
     return experiment

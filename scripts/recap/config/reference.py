@@ -14,6 +14,7 @@ from .schema import (
     BaseModelRow,
     BenchmarkRow,
     CorpusRow,
+    DownloadRow,
     ExperimentConfig,
     InstructionsRow,
     ModelRow,
@@ -26,6 +27,7 @@ _SHEETS: dict[str, type[Settings]] = {
     "models.tsv": ModelRow,
     "base_models.tsv": BaseModelRow,
     "benchmarks.tsv": BenchmarkRow,
+    "downloads.tsv": DownloadRow,
 }
 
 _HEAD = """\

@@ -2,9 +2,10 @@
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from ..demo.settings import WorldSettings
+from ..fetch.request import parse_source
 from ..settings import (
     CaptionSettings,
     CompareSettings,
@@ -31,6 +32,13 @@ class SheetPaths(Settings):
     models: str = Field("config/models.tsv", description="model folders and their sources")
     base_models: str = Field("config/base_models.tsv", description="parts of an MGM model")
     benchmarks: str = Field("config/benchmarks.tsv", description="benchmarks with protocol")
+    downloads: str = Field("config/downloads.tsv", description="files of data sets to fetch")
+    model_locks: str = Field(
+        "config/locks/models.tsv", description="sizes and hashes of the models' files"
+    )
+    data_locks: str = Field(
+        "config/locks/data.tsv", description="sizes and hashes of the data sets' files"
+    )
 
 
 class ComputeSettings(Settings):
@@ -46,13 +54,16 @@ class ComputeSettings(Settings):
     train_runtime_minutes: int = Field(1440, ge=1, description="time limit of a training job")
 
 
+_DATA_SOURCE = (
+    "`world` (drawn here), `local` (read in place), `manual` (below `data_root`) or `fetched` "
+    "(`root` starts with a folder of the downloads sheet)"
+)
+
+
 class CorpusRow(Settings):
     """A raw corpus of captioned images in Data-Juicer's JSONL form."""
 
-    source: str = Field(
-        pattern="^(world|local|manual)$",
-        description="`world` (drawn here), `local` (read in place) or `manual` (below `data_root`)",
-    )
+    source: str = Field(pattern="^(world|local|manual|fetched)$", description=_DATA_SOURCE)
     root: str = Field(description="folder of the JSONL and its images; for `world`, a world's name")
     jsonl: str = Field(description="the JSONL's name inside `root`")
     original: str = Field("", description="LLaVA JSON with each id's question; empty if unknown")
@@ -63,31 +74,71 @@ class CorpusRow(Settings):
 class InstructionsRow(Settings):
     """A stage-2 instruction set in LLaVA JSON form, the same for every arm."""
 
-    source: str = Field(
-        pattern="^(world|local|manual)$",
-        description="`world` (drawn here), `local` (read in place) or `manual` (below `data_root`)",
-    )
+    source: str = Field(pattern="^(world|local|manual|fetched)$", description=_DATA_SOURCE)
     root: str = Field(description="folder of the JSON and its images, or a world's name")
     json_file: str = Field(alias="json", description="the LLaVA JSON's name inside `root`")
     samples: int = Field(ge=1, description="samples in the file")
     licence: str = Field("", description="terms of use, for the record")
 
 
-class ModelRow(Settings):
-    """A model folder: shipped with the code, fetched from ModelScope, or already on disk."""
+class SourcedRow(Settings):
+    """Files with the places they can be had from, tried in turn."""
+
+    location: str = Field("", description="repository, address, or folder, as `source` says")
+    revision: str = Field("", description="ModelScope branch, tag or commit")
+    licence: str = Field("", description="terms of use, for the record")
+    alternatives: str = Field(
+        "",
+        description="further sources, tried after the first, parted by blanks: "
+        "`modelscope:NS/NAME@REVISION`, `modelscope-dataset:NS/NAME@REVISION`, `https://...`, "
+        "`path:FOLDER`, `manual:FOLDER` (below `data_root`)",
+    )
+    files: str = Field(
+        "", description="patterns of the files wanted, parted by commas; empty for all"
+    )
+    notes: str = Field("", description="what else is known of where the files come from")
+
+    @field_validator("alternatives")
+    @classmethod
+    def _known_forms(cls, alternatives: str) -> str:
+        for text in alternatives.split():
+            parse_source(text)
+        return alternatives
+
+
+class ModelRow(SourcedRow):
+    """A model folder: shipped with the code, already on disk, or fetched."""
 
     role: str = Field(
-        pattern="^(language_model|clip|convnext|captioner|watermark|similarity|aesthetics)$",
+        pattern="^(language_model|clip|convnext|captioner|watermark|similarity|aesthetics|checkpoint)$",
         description="what the model is used as",
     )
     source: str = Field(
-        pattern="^(micro|modelscope|local)$",
-        description="`micro` (a stand-in's folder, which the report says), `modelscope` (fetched) "
-        "or `local` (a folder)",
+        pattern="^(micro|local|modelscope|url|manual)$",
+        description="`micro` (a stand-in's folder, which the report says), `local` (a folder, read "
+        "in place), `modelscope`, `url` (fetched) or `manual` (no known download: place it in "
+        "`models/<model>` below `data_root`)",
     )
-    location: str = Field("", description="ModelScope id, or a folder")
-    revision: str = Field("", description="ModelScope branch, tag or commit")
-    licence: str = Field("", description="terms of use, for the record")
+
+    @property
+    def in_place(self) -> bool:
+        """Return whether the model is read where it lies, and not fetched."""
+        return self.source in ("micro", "local")
+
+
+class DownloadRow(SourcedRow):
+    """One file, or one folder of files, of a data set that is fetched."""
+
+    folder: str = Field(pattern=NAME, description="the data set; rows of one folder go together")
+    target: str = Field(
+        description="where it goes in the folder: a file, or a folder (ends in `/`)"
+    )
+    source: str = Field(
+        pattern="^(local|modelscope|url|manual)$",
+        description="`modelscope` (a repository of data), `url`, `local` (a path) or `manual` (no "
+        "known download: place it below `data_root`, as `<folder>/<target>`)",
+    )
+    unpack: bool = Field(False, description="the file is a zip or tar archive to unpack")
 
 
 class BaseModelRow(Settings):
@@ -113,10 +164,7 @@ class BenchmarkRow(Settings):
     """A benchmark with its protocol; the OCR setting is part of the name."""
 
     kind: str = Field(description="protocol family, such as `textvqa`")
-    source: str = Field(
-        pattern="^(world|local|manual)$",
-        description="`world` (drawn here), `local` (read in place) or `manual` (below `data_root`)",
-    )
+    source: str = Field(pattern="^(world|local|manual|fetched)$", description=_DATA_SOURCE)
     root: str = Field(description="folder of the files below, or a world's name")
     questions: str = Field(description="question file, one JSON object a line")
     annotations: str = Field(

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..curate.recipe import Operator, Recipe, name_of, resolve_recipe
-from ..fetch import model_files
+from ..fetch.files import model_files
 from ..settings import Settings
 from ..shards import shard_names
 from .experiment import Experiment
@@ -50,19 +50,25 @@ class Wiring:
 
     def data_file(self, row: CorpusRow | InstructionsRow | BenchmarkRow, name: str) -> str:
         """Return where a row's file is when the pipeline reads it."""
-        folder = {"world": "resources/worlds", "local": "", "manual": "resources/imported"}
+        imported = "resources/imported"
+        folder = {
+            "world": "resources/worlds",
+            "local": "",
+            "manual": imported,
+            "fetched": imported,
+        }
         return str(Path(folder[row.source]) / row.root / name)
 
     def image_root(self, row: CorpusRow | InstructionsRow | BenchmarkRow) -> str:
         """Return the folder that a row's image paths are relative to."""
-        folder = {"world": "resources/worlds", "local": "", "manual": self.config.data_root}
+        folder = {
+            "world": "resources/worlds",
+            "local": "",
+            "manual": self.config.data_root,
+            "fetched": "resources/data",
+        }
         root = Path(folder[row.source]) / row.root
         return str(root / row.images if isinstance(row, BenchmarkRow) else root)
-
-    def manual_file(self, path: str) -> list[str]:
-        """Return the user's file behind an imported one, or nothing if it isn't there yet."""
-        source = Path(self.config.data_root) / path
-        return [str(source)] if source.is_file() else []
 
     def original(self, corpus: str) -> list[str]:
         """Return the LLaVA JSON that holds each id's question, if the corpus has one."""
