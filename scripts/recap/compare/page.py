@@ -16,8 +16,8 @@ from .figures import accuracy_plot, curve_plot, forest_plot
 from .funnels import arm_funnels
 from .gates import gate_summary
 from .inputs import ComparisonInputs
-from .quality import caption_quality
 from .origins import origin
+from .quality import caption_quality
 from .scores import BenchmarkScores
 from .tables import csv_uri
 from .telemetry import SPIKE_FACTOR, curve_summary, stage_curves
