@@ -1,3 +1,10 @@
+# Compute nodes may have no network: what downloads runs where Snakemake was started.
+localrules:
+    fetch_model,
+    fetch_benchmark,
+    fetch_corpus,
+
+
 rule build_demo_world:
     """Draw a known-answer world: corpus, instruction data, questions."""
     output:
@@ -44,7 +51,6 @@ rule fetch_model:
         "logs/fetch_model/{model}.log",
     wildcard_constraints:
         model=FETCHING.fetched_models(),
-    localrule: True
     conda:
         "../envs/vlm.yaml"
     threads: 1
@@ -76,7 +82,6 @@ rule fetch_benchmark:
         "logs/fetch_benchmark/{dataset}.log",
     wildcard_constraints:
         dataset=FETCHING.benchmark_data(),
-    localrule: True
     conda:
         "../envs/vlm.yaml"
     threads: 1

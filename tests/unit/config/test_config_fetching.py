@@ -1,5 +1,6 @@
 """From the sheets' rows to what a fetch job is told."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -124,6 +125,14 @@ def test_patterns_part_what_is_fetched_from_what_is_read_in_place():
     assert (real.benchmark_data(), real.training_data()) == ("textvqa", "none")
     assert (demo.benchmark_data(), demo.training_data()) == ("none", "none")
     assert real.local_lock("gemma-micro") == ""
+
+
+def test_whatever_downloads_runs_where_snakemake_was_started():
+    text = Path("rules/models.smk").read_text(encoding="utf-8")
+    rules = re.findall(r"^(?:use rule \w+ as|rule) (fetch_\w+)", text, flags=re.MULTILINE)
+    local = re.search(r"^localrules:\n((?:    \w+,\n)+)", text, flags=re.MULTILINE).group(1)
+    assert sorted(rules) == sorted(re.findall(r"\w+", local))
+    assert len(rules) == 3
 
 
 def test_data_for_training_can_be_fetched_too():
