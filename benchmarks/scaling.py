@@ -41,7 +41,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="figures as JSON")
     parser.add_argument("--sizes", type=int, nargs="*", default=[1000, 10_000], help="records")
     parser.add_argument("--shard-size", type=int, default=10_000, help="records a shard")
-    parser.add_argument("--dag-shards", type=int, nargs="*", default=[10, 100], help="of a DAG")
+    parser.add_argument("--dag-shards", type=int, nargs="*", default=[10, 100, 1000], help="DAGs")
     parser.add_argument("--pictures", type=int, default=500, help="distinct pictures to draw")
     parser.add_argument("--cores", type=int, default=2, help="processes at a time")
     args = parser.parse_args()
