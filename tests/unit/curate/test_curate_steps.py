@@ -362,35 +362,108 @@ def test_the_scripts_of_a_recipe_in_steps(world):
     calls = [
         (
             map_script,
-            ["--records", "in.jsonl", "--image-root", ".", "--operators", json.dumps(mappers)]
-            + ["--out", "m.jsonl", "--changes", "c.jsonl", "--counts", "m.json", "--perf", "p"],
+            [
+                "--records",
+                "in.jsonl",
+                "--image-root",
+                ".",
+                "--operators",
+                json.dumps(mappers),
+                "--out",
+                "m.jsonl",
+                "--changes",
+                "c.jsonl",
+                "--counts",
+                "m.json",
+                "--perf",
+                "p",
+            ],
         ),
         (
             hash_shard,
-            ["--records", "m.jsonl", "--image-root", ".", "--operators", "exact.json"]
-            + ["--threads", "2", "--out", "h.parquet", "--perf", "p.json"],
+            [
+                "--records",
+                "m.jsonl",
+                "--image-root",
+                ".",
+                "--operators",
+                "exact.json",
+                "--threads",
+                "2",
+                "--out",
+                "h.parquet",
+                "--perf",
+                "p.json",
+            ],
         ),
         (
             decide_script,
-            ["--hashes", "h.parquet", "--operators", "exact.json"]
-            + ["--out", "d.parquet", "--report", "d.json"],
+            [
+                "--hashes",
+                "h.parquet",
+                "--operators",
+                "exact.json",
+                "--out",
+                "d.parquet",
+                "--report",
+                "d.json",
+            ],
         ),
         (
             drop_script,
-            ["--records", "m.jsonl", "--duplicates", "d.parquet", "--operators", "exact.json"]
-            + ["--out", "k.jsonl", "--drops", "k.drops.jsonl", "--counts", "k.json"],
+            [
+                "--records",
+                "m.jsonl",
+                "--duplicates",
+                "d.parquet",
+                "--operators",
+                "exact.json",
+                "--out",
+                "k.jsonl",
+                "--drops",
+                "k.drops.jsonl",
+                "--counts",
+                "k.json",
+            ],
         ),
         (
             join_script,
-            ["--records", "k.jsonl", "--step-counts", "m.json", "k.json"]
-            + ["--step-drops", "k.drops.jsonl", "--out", "all.jsonl"]
-            + ["--drops", "all.drops.jsonl", "--counts", "all.json"],
+            [
+                "--records",
+                "k.jsonl",
+                "--step-counts",
+                "m.json",
+                "k.json",
+                "--step-drops",
+                "k.drops.jsonl",
+                "--out",
+                "all.jsonl",
+                "--drops",
+                "all.drops.jsonl",
+                "--counts",
+                "all.json",
+            ],
         ),
         (
             gather_funnel,
-            ["--funnel", "funnel.json", "--rejects", "rejects.jsonl"]
-            + ["--pre-drops", "all.drops.jsonl", "--shards", "all.jsonl", "--merged", "all.jsonl"]
-            + ["--out", "f.parquet", "--svg", "f.svg", "--png", "f.png"],
+            [
+                "--funnel",
+                "funnel.json",
+                "--rejects",
+                "rejects.jsonl",
+                "--pre-drops",
+                "all.drops.jsonl",
+                "--shards",
+                "all.jsonl",
+                "--merged",
+                "all.jsonl",
+                "--out",
+                "f.parquet",
+                "--svg",
+                "f.svg",
+                "--png",
+                "f.png",
+            ],
         ),
     ]
     with contextlib.chdir(folder):
