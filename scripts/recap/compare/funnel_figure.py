@@ -9,7 +9,7 @@ from .canvas import INK, canvas
 
 _KEPT, _LOST = "#3b75af", "#c8693f"
 _DPI = 200
-_INCHES = (7.2, 0.34, 1.0)  # width; height of a row; height of what is not rows
+_INCHES = (8.2, 0.34, 1.0)  # width; height of a row; height of what is not rows
 
 
 def draw_funnel(funnel: str | Path, *, svg: str | Path, png: str | Path) -> None:
@@ -30,7 +30,10 @@ def draw_funnel(funnel: str | Path, *, svg: str | Path, png: str | Path) -> None
         axes.set_yticks(range(len(stages)), [_name(stage) for stage in stages])
         axes.set_ylim(len(stages) - 0.4, -0.6)
         axes.tick_params(axis="y", length=0)
-        axes.set_xlim(0, 1.28 * max(1, *(stage["records_in"] for stage in stages)))
+        axes.set_xlim(0, 1.45 * max(1, *(stage["records_in"] for stage in stages)))
+        axes.locator_params(axis="x", nbins=4, integer=True)
+        axes.xaxis.set_major_formatter("{x:,.0f}")
+        axes.tick_params(labelsize=9)
         axes.set_xlabel("records")
         axes.set_title(f"{document['arm']}: kept (blue), dropped (orange)", fontsize=11, loc="left")
         with atomic_path(png) as temporary:

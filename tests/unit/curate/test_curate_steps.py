@@ -1,5 +1,6 @@
 """Mappers and deduplicators over shards: against hand-made groups and Data-Juicer's own run."""
 
+import contextlib
 import json
 
 import numpy as np
@@ -328,3 +329,149 @@ def test_joined_counts_list_every_operator(world):
     assert ids(kept) == ["r1", "r2", "r4"]
     assert [row["operator"] for row in drops] == ["words_num_filter"] * 4
     assert (counts["records_in"], counts["records_out"]) == (7, 3)
+
+
+# The entry scripts
+
+
+def test_the_scripts_of_a_recipe_in_steps(world):
+    """Every script once, on one shard: mapper, deduplicator, joined, gathered, drawn."""
+    import decide_duplicates as decide_script
+    import drop_duplicates as drop_script
+    import gather_funnel
+    import hash_shard
+    import join_steps as join_script
+    import map_shard as map_script
+
+    folder, rows = world
+    write_jsonl(folder / "in.jsonl", rows)
+    mappers = [{"remove_specific_chars_mapper": {"chars_to_remove": "!", **CLEAN}}]
+    (folder / "exact.json").write_text(json.dumps([EXACT]))
+    stages = [
+        {"stage": "validate", "operator": None, "records_in": 7, "records_out": 7, "rejected": 0},
+        {
+            "stage": "select",
+            "operator": "document_deduplicator",
+            "records_in": 7,
+            "records_out": 5,
+            "rejected": 2,
+        },
+    ]
+    write_json(folder / "funnel.json", {"arm": "x", "stages": stages, "rejects_by_reason": {}})
+    write_jsonl(folder / "rejects.jsonl", [])
+    calls = [
+        (
+            map_script,
+            [
+                "--records",
+                "in.jsonl",
+                "--image-root",
+                ".",
+                "--operators",
+                json.dumps(mappers),
+                "--out",
+                "m.jsonl",
+                "--changes",
+                "c.jsonl",
+                "--counts",
+                "m.json",
+                "--perf",
+                "p",
+            ],
+        ),
+        (
+            hash_shard,
+            [
+                "--records",
+                "m.jsonl",
+                "--image-root",
+                ".",
+                "--operators",
+                "exact.json",
+                "--threads",
+                "2",
+                "--out",
+                "h.parquet",
+                "--perf",
+                "p.json",
+            ],
+        ),
+        (
+            decide_script,
+            [
+                "--hashes",
+                "h.parquet",
+                "--operators",
+                "exact.json",
+                "--out",
+                "d.parquet",
+                "--report",
+                "d.json",
+            ],
+        ),
+        (
+            drop_script,
+            [
+                "--records",
+                "m.jsonl",
+                "--duplicates",
+                "d.parquet",
+                "--operators",
+                "exact.json",
+                "--out",
+                "k.jsonl",
+                "--drops",
+                "k.drops.jsonl",
+                "--counts",
+                "k.json",
+            ],
+        ),
+        (
+            join_script,
+            [
+                "--records",
+                "k.jsonl",
+                "--step-counts",
+                "m.json",
+                "k.json",
+                "--step-drops",
+                "k.drops.jsonl",
+                "--out",
+                "all.jsonl",
+                "--drops",
+                "all.drops.jsonl",
+                "--counts",
+                "all.json",
+            ],
+        ),
+        (
+            gather_funnel,
+            [
+                "--funnel",
+                "funnel.json",
+                "--rejects",
+                "rejects.jsonl",
+                "--pre-drops",
+                "all.drops.jsonl",
+                "--shards",
+                "all.jsonl",
+                "--merged",
+                "all.jsonl",
+                "--out",
+                "f.parquet",
+                "--svg",
+                "f.svg",
+                "--png",
+                "f.png",
+            ],
+        ),
+    ]
+    with contextlib.chdir(folder):
+        for script, arguments in calls:
+            script.main(script.parser().parse_args(arguments))
+    report = read_json(folder / "d.json")
+    assert (report["records"], report["candidates"], report["duplicates"]) == (7, 3, 2)
+    assert ids(read_jsonl(folder / "all.jsonl")) == ["r0", "r1", "r2", "r4", "r5"]
+    lost = pq.read_table(folder / "f.parquet").to_pylist()
+    assert [(row["id"], row["duplicate_of"]) for row in lost] == [("r3", "r0"), ("r6", "r0")]
+    assert (folder / "f.svg").stat().st_size > 0 < (folder / "f.png").stat().st_size
