@@ -95,6 +95,11 @@ def measuring_threads(wildcards):
     return COMPUTE.cpu_threads if WIRING.operator_manifests(measured_operators(wildcards)) else 1
 
 
+def measuring_settings(wildcards):
+    """Return the flag that says how the models of a measuring job run, if it has any."""
+    return WIRING.model_settings_flag(measured_operators(wildcards))
+
+
 def step_operators(wildcards):
     """Return the operators of a step of a recipe."""
     return STEPS.operators(wildcards.place, wildcards.step)

@@ -94,7 +94,7 @@ rule measure_shard:
     params:
         image_root=lambda wildcards: WIRING.image_root(corpus_row(wildcards)),
         operators=lambda wildcards: as_json(measurements(WIRING.operators(wildcards.recipe))),
-        model_settings=as_json(SETTINGS.curate.operator_models),
+        model_settings=measuring_settings,
         stage_version=STAGE_VERSIONS["measure"],
     shell:
         """
@@ -102,7 +102,7 @@ rule measure_shard:
             --records {input.records:q} \
             --image-root {params.image_root:q} \
             --operators {params.operators:q} \
-            --model-settings {params.model_settings:q} \
+            {params.model_settings} \
             --out {output.stats:q} \
             --perf {output.perf:q} \
             2>{log:q}
@@ -156,7 +156,7 @@ use rule measure_shard as measure_arm_shard with:
     params:
         image_root=lambda wildcards: WIRING.image_root(corpus_row(wildcards)),
         operators=lambda wildcards: as_json(measurements(WIRING.post_operators(wildcards.arm))),
-        model_settings=as_json(SETTINGS.curate.operator_models),
+        model_settings=measuring_settings,
         stage_version=STAGE_VERSIONS["measure"],
 
 

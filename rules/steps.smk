@@ -24,6 +24,7 @@ use rule measure_shard as measure_step_shard with:
     params:
         image_root=lambda wildcards: WIRING.image_root(corpus_row(wildcards)),
         operators=lambda wildcards: as_json(measurements(step_operators(wildcards))),
+        model_settings=measuring_settings,
         stage_version=STAGE_VERSIONS["measure"],
 
 

@@ -1,11 +1,11 @@
 """Compute the statistics of a shard with Data-Juicer's own operators."""
 
 import argparse
+from typing import Any
 
 from recap.cli import make_parser, parse_settings, run_cli
 from recap.curate.measure import measure_shard
 from recap.curate.recipe import load_operators
-from recap.settings import OperatorModelSettings
 
 
 def parser() -> argparse.ArgumentParser:
@@ -20,9 +20,7 @@ def parser() -> argparse.ArgumentParser:
     cli.add_argument(
         "--operators", required=True, help="JSON list, or a path: operators without thresholds"
     )
-    cli.add_argument(
-        "--model-settings", default="{}", help="OperatorModelSettings as JSON or a path"
-    )
+    cli.add_argument("--model-settings", default="", help="OperatorModelSettings as JSON or a path")
     cli.add_argument("--out", required=True, help="statistics as Parquet, one row a record")
     cli.add_argument("--perf", required=True, help="throughput and memory as JSON")
     return cli
@@ -36,8 +34,17 @@ def main(args: argparse.Namespace) -> None:
         operators=load_operators(args.operators),
         out=args.out,
         perf=args.perf,
-        model_settings=parse_settings(OperatorModelSettings, args.model_settings),
+        model_settings=_model_settings(args.model_settings),
     )
+
+
+def _model_settings(text: str) -> Any:
+    """Return the settings, if any; their library takes longer to import than most shards."""
+    if not text:
+        return None
+    from recap.settings import OperatorModelSettings
+
+    return parse_settings(OperatorModelSettings, text)
 
 
 if __name__ == "__main__":

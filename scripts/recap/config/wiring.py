@@ -7,8 +7,10 @@ plain functions that tests can call.
 import json
 from functools import cache
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
+from ..curate.model_operators import is_batched
 from ..curate.recipe import Operator, Recipe, name_of, resolve_recipe
 from ..fetch.files import model_files
 from ..settings import Settings
@@ -114,6 +116,12 @@ class Wiring:
             for operator in names & set(models)
             for model in models[operator].values()
         )
+
+    def model_settings_flag(self, operators: list[Operator]) -> str:
+        """Return the flag that says how operators with a model run, where there are any."""
+        if not any(is_batched(operator) for operator in operators):
+            return ""
+        return f"--model-settings {quote(as_json(self.config.curate.operator_models))}"
 
     def kept_before_captioning(self, corpus: str, recipe: str, shard: str) -> str:
         """Return a shard's records that reach the captioner."""

@@ -1,19 +1,21 @@
 """Computing the statistics of a shard once, for all thresholds to come."""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..errors import RecapError
 from ..perf import PerfRecord
-from ..settings import OperatorModelSettings
 from .juicer import compute_statistics, decodes_images, load_filter, load_image
-from .model_operators import model_statistics
+from .model_operators import is_batched, model_statistics
 from .native import Batch, NativeFilter, native_filter
 from .recipe import Operator, name_of
 from .records import Record, read_records
 from .sizes import image_size
 from .statistics import StatisticsTable, column_name, operator_key, write_statistics
 from .texts import sees_caption, view
+
+if TYPE_CHECKING:
+    from ..settings import OperatorModelSettings
 
 _CHUNK = 32  # records whose decoded images are held at a time
 _LIGHT_CHUNK = 2048  # the same where no operator holds more than text and sizes
@@ -28,7 +30,7 @@ def measure_shard(
     operators: list[Operator],
     out: str | Path,
     perf: str | Path,
-    model_settings: OperatorModelSettings | None = None,
+    model_settings: "OperatorModelSettings | None" = None,
 ) -> StatisticsTable:
     """Compute every statistic of a shard and store it.
 
@@ -58,13 +60,11 @@ def measure(
     rows: list[Record],
     image_root: Path,
     operators: list[Operator],
-    model_settings: OperatorModelSettings | None = None,
+    model_settings: "OperatorModelSettings | None" = None,
 ) -> StatisticsTable:
     """Return the statistics of records; see :func:`measure_shard`."""
     ops = [native_filter(op) or load_filter(op) for op in operators] if rows else []
-    batched = model_statistics(
-        rows, image_root, operators, model_settings or OperatorModelSettings()
-    )
+    batched = _batched(rows, image_root, operators, model_settings)
     keys = [operator_key(operator) for operator in operators]
     singles = [op for op, key in zip(ops, keys, strict=False) if key not in batched]
     size = _LIGHT_CHUNK if all(_is_light(op) for op in singles) else _CHUNK
@@ -89,6 +89,21 @@ def measure(
     if lengths - {len(rows)}:
         raise RecapError(f"columns of unequal length {sorted(lengths)} for {len(rows)} records")
     return StatisticsTable([row["id"] for row in rows], columns, names)
+
+
+def _batched(
+    rows: list[Record],
+    image_root: Path,
+    operators: list[Operator],
+    model_settings: "OperatorModelSettings | None",
+) -> dict[str, list[dict[str, Any]]]:
+    """Return the statistics of operators with a model; most jobs have none of them."""
+    if not any(is_batched(operator) for operator in operators):
+        return {}
+    from ..settings import OperatorModelSettings
+
+    settings = model_settings or OperatorModelSettings()
+    return model_statistics(rows, image_root, operators, settings)
 
 
 def _statistics(

@@ -157,7 +157,6 @@ def test_candidates_are_chosen_from_where_there_are_several(tmp_path):
     base = "results/demo/corpus/demo/recipes/basic"
     one = load(tmp_path, ARMS)
     assert Wiring(one).arm_captions("b", "00000") == [f"{base}/captions/blip2-micro/00000.jsonl"]
-    assert not one.scores_similarity
     several = load(tmp_path, ARMS, caption={"candidates": 3})
     wiring = Wiring(several)
     assert wiring.arm_captions("b", "00000") == [f"{base}/chosen/blip2-micro/00000.jsonl"]
