@@ -13,7 +13,8 @@ run a recipe; its kept ids have to equal ours, or the benchmark fails. Only reco
 differ, and are counted, whose statistic equals a bound that ``dj-process`` cannot store: it
 keeps statistics as JSON of ten decimals, from which 0.3 comes back as 0.30000000000000004.
 Fusing operators needs the package ``av``, which this project does not: without it those
-settings are listed as failed. ``pip install --target /tmp/av av`` and ``/tmp/av`` on PYTHONPATH give it.
+settings are listed as failed. ``pip install --target /tmp/av av`` gives it, with ``/tmp/av``
+on PYTHONPATH.
 """
 
 import argparse
