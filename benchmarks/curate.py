@@ -9,11 +9,12 @@ and ``select_shard.py`` a shard, one shard a core, every process started anew.
 Data-Juicer runs with monitor and tracer off and its data-set cache empty, in several
 settings. All nine operators in one recipe are its fastest way, but not right: an operator
 that comes twice keeps the statistics of its first parameters. The right result takes one
-run a recipe; its kept ids have to equal ours, or the benchmark fails. Records with a
-statistic that equals a bound may differ and are counted: ``dj-process`` keeps statistics
-as JSON of ten decimals, from which 0.3 comes back as 0.30000000000000004. Fusing operators
-needs the package ``av``, which this project does not: without it those settings are listed
-as failed. ``pip install --target /tmp/av av`` and ``/tmp/av`` on PYTHONPATH give it.
+run a recipe; its kept ids have to equal ours, or the benchmark fails. Only records may
+differ, and are counted, whose statistic equals a bound that ``dj-process`` cannot store: it
+keeps statistics as JSON of ten decimals, from which 0.3 comes back as 0.30000000000000004.
+Fusing operators needs the package ``av``, which this project does not: without it those
+settings are listed as failed. ``pip install --target /tmp/av av`` gives it, with ``/tmp/av``
+on PYTHONPATH.
 """
 
 import argparse
@@ -167,15 +168,19 @@ def summarise(
 
 
 def ids_on_a_bound(shards: list[Path], operators: list[Operator], folder: Path) -> set[str]:
-    """Return the ids with a statistic that equals one of its bounds."""
+    """Return the ids with a statistic that equals a bound and does not survive the storing."""
+    from pandas.io.json import ujson_dumps, ujson_loads
+
     found: set[str] = set()
     for shard in shards:
         table = read_statistics(folder / "ours" / f"{shard.stem}.parquet")
         for operator in operators:
             bounds = set(filter(is_number, next(iter(operator.values())).values()))
             for column in table.columns_of(operator).values():
-                values = zip(table.ids, table.columns[column], strict=True)
-                found |= {name for name, value in values if is_number(value) and value in bounds}
+                for name, value in zip(table.ids, table.columns[column], strict=True):
+                    on_bound = is_number(value) and value in bounds
+                    if on_bound and ujson_loads(ujson_dumps(value)) != value:
+                        found.add(name)
     return found
 
 
