@@ -5,8 +5,11 @@ import shutil
 from pathlib import Path
 
 import pytest
+from pandas.io.json import ujson_dumps, ujson_loads
 from recipe_runs import RECIPES, ROOT, run_dj_process, run_recipe, without_captioner
 
+from recap.curate.measure import measure
+from recap.curate.recipe import is_plain, measurements, params_of
 from recap.curate.records import caption_of, captioned_text
 from recap.curate.texts import flagged
 from recap.curate.validate import validate_corpus
@@ -84,12 +87,33 @@ def models(tmp_path_factory) -> dict[str, dict[str, str]]:
 
 
 def compare(folder: Path, rows, image_root: Path, operators):
-    """Assert that both keep the same ids, in order; return what both keep, and our drops."""
+    """Assert that both keep the same ids, in order; return what both keep, and our drops.
+
+    ``dj-process`` alone may lose a record whose statistic equals a bound that its JSON
+    statistics cannot hold: 0.3 comes back as 0.30000000000000004, above a maximum of 0.3.
+    """
     kept, drops = run_recipe(folder / "ours", rows, image_root, operators)
     theirs = run_dj_process(folder / "theirs", rows, image_root, operators)
-    assert [row["id"] for row in kept] == [row["id"] for row in theirs]
+    lost = on_an_unstorable_bound(rows, image_root, operators) - {row["id"] for row in theirs}
+    assert [row["id"] for row in kept if row["id"] not in lost] == [row["id"] for row in theirs]
     assert len(kept) + len(drops) == len(rows)
     return kept, theirs, drops
+
+
+def on_an_unstorable_bound(rows, image_root: Path, operators) -> set[str]:
+    if not is_plain(operators):  # steps change texts between filters; they must agree exactly
+        return set()
+    table = measure(rows, image_root, measurements(operators))
+    found = set()
+    for operator in operators:
+        bounds = {value for value in params_of(operator).values() if type(value) in (int, float)}
+        for column in table.columns_of(operator).values():
+            for name, value in zip(table.ids, table.columns[column], strict=True):
+                if type(value) is float and value in bounds:
+                    stored = ujson_loads(ujson_dumps(value))
+                    if stored != value:
+                        found.add(name)
+    return found
 
 
 @pytest.mark.parametrize("text", ["clean", pytest.param("faithful", marks=pytest.mark.slow)])
