@@ -141,7 +141,7 @@ class Ours:
         files = [ImageFile(path.name, path, digests[path]) for path in paths]
         batches = pixel_batches(
             files,
-            engine.preprocessor,
+            engine.pixels,
             batch_size=engine.images_per_batch,
             workers=self._workers,
             pin=True,
@@ -166,15 +166,15 @@ class Ours:
         engine = self._engine
         images = [Image.open(path).convert("RGB") for path in paths]
         start = time.perf_counter()
-        stacked = np.stack([engine.preprocessor.pixels(image) for image in images])
+        stacked = np.stack([engine.pixels.shrink(image) for image in images])
         a_picture = (time.perf_counter() - start) / len(images)
         pixels = torch.from_numpy(stacked).cuda()
         with torch.inference_mode():
-            values = engine.preprocessor.normalize(pixels, torch.bfloat16)
+            values = engine.pixels.values(pixels).to(torch.bfloat16)
             prefix = torch.cat([engine._model.prefix(p) for p in values.split(128)])
             engine._decoder.decode(prefix, None)
             found = {
-                "normalise": lambda: engine.preprocessor.normalize(pixels, torch.bfloat16),
+                "normalise": lambda: engine.pixels.values(pixels).to(torch.bfloat16),
                 "vision and Q-Former": lambda: list(map(engine._model.prefix, values.split(128))),
                 "prefill and decode": lambda: engine._decoder.decode(prefix, None),
             }

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..curate.pixels import Pixels
 from ..errors import RecapError
 from ..settings import CaptionSettings
 from .memory import resolve_batch_size
-from .pixels import Preprocessor
 from .sampling import candidate_uniforms
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ _VISION_PART = 128  # images in the vision tower at a time; more are no faster o
 
 @dataclass(frozen=True)
 class _Batch:
-    """Images on the device, uint8 (B, 3, H, W), and what names them."""
+    """Shrunk images on the device, and what names them."""
 
     pixels: "torch.Tensor"
     keys: Sequence[str]
@@ -68,7 +68,7 @@ class Captioner:
         settings: CaptionSettings,
         *,
         device: str = "auto",
-        preprocessor: Preprocessor | None = None,
+        pixels: Pixels | None = None,
     ) -> None:
         """Load a model from a local folder.
 
@@ -76,7 +76,7 @@ class Captioner:
             model: a BLIP-2 or InstructBLIP folder with tokenizer and image processor.
             settings: prompt, decoding, dtype and batch size.
             device: ``auto``, ``cpu`` or ``cuda``.
-            preprocessor: the folder's, if it was loaded before.
+            pixels: the folder's, if it was loaded before.
 
         Raises:
             RecapError: if the folder is no such model.
@@ -90,7 +90,7 @@ class Captioner:
             device = "cuda" if torch.cuda.is_available() else "cpu"
         self._settings = settings
         self._device = torch.device(device)
-        self.preprocessor = preprocessor or Preprocessor(model)
+        self.pixels = pixels or Pixels(model)
         self.images_per_batch = images_per_batch(model, settings)
         self._model = VisionLanguageModel(model, settings, self._device)
         self._decoder = choose_decoder(
@@ -118,10 +118,10 @@ class Captioner:
         import numpy as np
         import torch
 
-        pixels = [self.preprocessor.pixels(image) for image in images]
+        shrunk = [self.pixels.shrink(image) for image in images]
         size = self.images_per_batch
-        starts = range(0, len(pixels), size)
-        batches = ([torch.from_numpy(np.stack(pixels[at : at + size]))] for at in starts)
+        starts = range(0, len(shrunk), size)
+        batches = ([torch.from_numpy(np.stack(shrunk[at : at + size]))] for at in starts)
         return [found for batch in self.caption_batches(batches, keys) for found in batch]
 
     def caption_batches(
@@ -132,7 +132,7 @@ class Captioner:
         The next batch is already being computed while one is decoded to text.
 
         Args:
-            batches: uint8 (B, 3, H, W) in chunks, from :func:`.pixels.pixel_batches`,
+            batches: shrunk images in chunks, from :func:`.pixels.pixel_batches`,
                 of ``images_per_batch`` images but for the last.
             keys: as in :meth:`caption`, of all images.
         """
@@ -174,7 +174,7 @@ class Captioner:
             return None
         try:
             with torch.inference_mode():
-                values = self.preprocessor.normalize(self._filled(batch.pixels), self._dtype)
+                values = self.pixels.values(self._filled(batch.pixels)).to(self._dtype)
                 # In parts, for their activations are what a batch needs most memory for.
                 parts = values.split(_VISION_PART)
                 return torch.cat([self._model.prefix(part) for part in parts])

@@ -96,7 +96,7 @@ class RecapCaptioningMapper(Mapper):
 
             def read(path: str) -> tuple[str, Any]:
                 file = ImageFile(path, Path(path), sha256_bytes(read_image(path, Path(path))))
-                return file.sha256, engine.preprocessor.pixels(load_image(file))
+                return file.sha256, engine.pixels.shrink(load_image(file))
 
             found = list(readers.map(read, paths))
         keys = [key for key, _ in found]

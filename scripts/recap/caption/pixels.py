@@ -1,12 +1,9 @@
-"""Images on their way to the captioner: decoded ahead, normalised on the device.
+"""Images on their way to the captioner, decoded ahead by worker processes.
 
-Workers decode and resize with the model's own PIL image processor and hand over
-bytes; rescaling and normalisation, which act on each byte alone, become a table
-of 256 values a channel that is looked up on the device. The table is filled by the
-processor itself, so the pixels are its pixels, bit for bit.
+Workers decode and resize; normalising is left to the device
+(:class:`recap.curate.pixels.Pixels`), so that bytes travel and not floats.
 """
 
-import io
 import logging
 import shutil
 from collections.abc import Iterator, Sequence
@@ -14,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..curate.ahead import Source, decode
+from ..curate.pixels import Pixels
 from ..errors import RecapError
 from ..hashing import sha256_bytes
 
@@ -37,60 +36,6 @@ class ImageFile:
     sha256: str
 
 
-class Preprocessor:
-    """A model's image processor, cut into what runs in workers and on the device."""
-
-    def __init__(self, model: str | Path) -> None:
-        """Load the PIL image processor from a local folder.
-
-        Raises:
-            RecapError: if the folder has none, or it does more to a pixel's value
-                than a table can.
-        """
-        import numpy as np
-        from PIL import Image
-        from transformers import AutoImageProcessor
-
-        try:
-            # Chosen explicitly: pixels must not depend on torchvision being there.
-            self._processor: Any = AutoImageProcessor.from_pretrained(
-                model, backend="pil", local_files_only=True
-            )
-        except (OSError, ValueError, KeyError) as error:
-            raise RecapError(f"{model} holds no loadable image processor: {error}") from error
-        ramp = np.arange(256, dtype=np.uint8).reshape(1, 256, 1).repeat(3, axis=2)
-        whole = {"do_resize": False, "do_center_crop": False, "do_pad": False}
-        self.table: Any = self._values([Image.fromarray(ramp)], **whole)[0].reshape(3, 256)
-        probe = np.random.default_rng(0).integers(0, 256, (40, 56, 3), dtype=np.uint8)
-        picture = Image.fromarray(probe)
-        pixels = self.pixels(picture)
-        self.nbytes: int = pixels.nbytes
-        looked_up = np.stack([self.table[c][pixels[c]] for c in range(3)])
-        if pixels.dtype != np.uint8 or not np.array_equal(looked_up, self._values([picture])[0]):
-            raise RecapError(
-                f"{model}: its image processor does not normalise each value by itself; "
-                "this captioner takes CLIP-like processors only"
-            )
-
-    def pixels(self, image: "Image") -> Any:
-        """Return an RGB image resized, as uint8 (3, H, W)."""
-        return self._values([image], do_rescale=False, do_normalize=False)[0]
-
-    def normalize(self, pixels: "torch.Tensor", dtype: "torch.dtype") -> "torch.Tensor":
-        """Return the processor's values, (B, 3, H, W) of ``dtype``, of uint8 pixels."""
-        import torch
-
-        table = torch.from_numpy(self.table).to(pixels.device)
-        out = torch.empty(pixels.shape, dtype=dtype, device=pixels.device)
-        for channel in range(pixels.shape[1]):
-            index = pixels[:, channel].to(torch.int32)
-            out[:, channel] = table[channel].index_select(0, index.flatten()).view(index.shape)
-        return out
-
-    def _values(self, images: "list[Image]", **options: bool) -> Any:
-        return self._processor(images=images, return_tensors="np", **options)["pixel_values"]
-
-
 def read_image(record_id: str, path: Path) -> bytes:
     """Return an image file's bytes.
 
@@ -106,40 +51,30 @@ def read_image(record_id: str, path: Path) -> bytes:
 
 
 def load_image(file: ImageFile) -> "Image":
-    """Decode as Data-Juicer does: EXIF rotation applied, then RGB.
+    """Decode a file that is what it was; see :func:`recap.curate.ahead.decode`.
 
     Raises:
         RecapError: if it cannot be read or has changed, with the record's id.
     """
-    from PIL import Image, ImageOps
-
     data = read_image(file.record_id, file.path)
     if sha256_bytes(data) != file.sha256:
         raise RecapError(f"id {file.record_id!r}: {file.path} changed while it was being captioned")
-    try:
-        with Image.open(io.BytesIO(data)) as image:
-            rotated: Image.Image = ImageOps.exif_transpose(image)
-            return rotated.convert("RGB")
-    except Exception as error:  # decoders raise many types, SyntaxError among them
-        raise RecapError(
-            f"id {file.record_id!r}: cannot decode {file.path}: {error}; "
-            "run validate_corpus.py again"
-        ) from error
+    return decode(Source(file.path, file.record_id), data)
 
 
 def pixel_batches(
     files: Sequence[ImageFile],
-    preprocessor: Preprocessor,
+    pixels: Pixels,
     *,
     batch_size: int,
     workers: int,
     pin: bool = False,
 ) -> "Iterator[list[torch.Tensor]]":
-    """Yield the images in order, each batch as chunks, uint8 (n, 3, H, W).
+    """Yield the images in order, each batch as chunks: stacked results of ``Pixels.shrink``.
 
     Args:
         files: what to read.
-        preprocessor: of the model.
+        pixels: of the model.
         batch_size: images a batch; the last one may have fewer.
         workers: processes that decode ahead; 0 decodes here. Start them before the
             first use of the GPU, which a process must not inherit. Fewer are used
@@ -158,8 +93,8 @@ def pixel_batches(
         for start, end in zip([0, *ends], ends, strict=False)
         for at in range(start, end, _CHUNK)
     ]
-    workers = _fitting_workers(workers, preprocessor.nbytes * _CHUNK, len(chunks))
-    images: Any = _Images(files, preprocessor)
+    workers = _fitting_workers(workers, pixels.nbytes * _CHUNK, len(chunks))
+    images: Any = _Images(files, pixels)
     loader: DataLoader[Any] = DataLoader(
         images,
         batch_sampler=chunks,
@@ -175,16 +110,16 @@ def pixel_batches(
 class _Images:
     """A map-style dataset; what cannot be read is returned, not raised, to keep its message."""
 
-    def __init__(self, files: Sequence[ImageFile], preprocessor: Preprocessor) -> None:
+    def __init__(self, files: Sequence[ImageFile], pixels: Pixels) -> None:
         self._files = files
-        self._preprocessor = preprocessor
+        self._pixels = pixels
 
     def __len__(self) -> int:
         return len(self._files)
 
     def __getitem__(self, index: int) -> Any:
         try:
-            return self._preprocessor.pixels(load_image(self._files[index]))
+            return self._pixels.shrink(load_image(self._files[index]))
         except RecapError as error:
             return str(error)
 

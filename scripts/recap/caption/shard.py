@@ -141,19 +141,19 @@ def _caption_missing(
     shelf: CaptionStore,
     machine: Machine,
 ) -> dict[str, list[str]]:
+    from ..curate.pixels import Pixels
     from .engine import Captioner, images_per_batch
-    from .pixels import Preprocessor
 
-    preprocessor = Preprocessor(model)
+    pixels = Pixels(model)
     # The decoding processes start before the model is loaded: they must not inherit a GPU.
     batches = pixel_batches(
         files,
-        preprocessor,
+        pixels,
         batch_size=images_per_batch(model, settings),
         workers=machine.workers if machine.on_gpu() else 0,
         pin=machine.on_gpu(),
     )
-    engine = Captioner(model, settings, device=machine.device, preprocessor=preprocessor)
+    engine = Captioner(model, settings, device=machine.device, pixels=pixels)
     keys = [file.sha256 for file in files]
     fresh: dict[str, list[str]] = {}
     for captions in engine.caption_batches(batches, keys):

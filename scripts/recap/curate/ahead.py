@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from io import BytesIO
 from itertools import islice
 from multiprocessing import get_context
 from pathlib import Path
@@ -75,8 +76,12 @@ def usable_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def decode(source: Source) -> "Image":
+def decode(source: Source, data: bytes | None = None) -> "Image":
     """Decode as Data-Juicer does: EXIF rotation applied, then RGB.
+
+    Args:
+        source: the file.
+        data: its bytes, where they were read already.
 
     Raises:
         RecapError: if the file is missing, truncated or no image.
@@ -84,7 +89,7 @@ def decode(source: Source) -> "Image":
     from PIL import Image, ImageOps
 
     try:
-        with Image.open(source.path) as image:
+        with Image.open(source.path if data is None else BytesIO(data)) as image:
             rotated: Image.Image = ImageOps.exif_transpose(image)
             return rotated.convert("RGB")
     except Exception as error:  # decoders raise many types, SyntaxError among them

@@ -52,6 +52,8 @@ class Pixels:
         self._size, self._crop = self._geometry()
         if self._size:
             self._split(probes, whole)
+        # Bytes of one image between the halves.
+        self.nbytes: int = self.shrink(probes[0]).nbytes
 
     def shrink(self, image: "Image") -> "NDArray[Any]":
         """Return an RGB image resized and cropped, uint8 (H, W, 3).
@@ -70,10 +72,15 @@ class Pixels:
         import numpy as np
         import torch
 
-        stacked = torch.from_numpy(np.stack(images)).to(device)
+        return self.values(torch.from_numpy(np.stack(images)).to(device))
+
+    def values(self, stacked: "torch.Tensor") -> "torch.Tensor":
+        """Return the final pixels, float32 (B, 3, H, W), of stacked results of ``shrink``."""
+        import torch
+
         if self._table is None:
             return stacked
-        table = torch.from_numpy(self._table).to(device)
+        table = torch.from_numpy(self._table).to(stacked.device)
         channels = [table[c][stacked[..., c].int()] for c in range(3)]
         return torch.stack(channels, dim=1)
 

@@ -5,7 +5,8 @@ import pytest
 import torch
 from PIL import Image
 
-from recap.caption.pixels import ImageFile, Preprocessor, _fitting_workers, pixel_batches
+from recap.caption.pixels import ImageFile, _fitting_workers, pixel_batches
+from recap.curate.pixels import Pixels
 from recap.errors import RecapError
 from recap.hashing import sha256_file
 
@@ -34,10 +35,10 @@ def test_normalised_pixels_are_the_processor_s(tmp_path, processor):
     from transformers import AutoImageProcessor
 
     plain = AutoImageProcessor.from_pretrained(processor, backend="pil")
-    ours = Preprocessor(processor)
+    ours = Pixels(processor)
     files = files_of(tmp_path, 7)
     [chunks] = pixel_batches(files, ours, batch_size=7, workers=0)
-    values = ours.normalize(torch.cat(chunks), torch.float32)
+    values = ours.values(torch.cat(chunks))
     images = [Image.open(file.path).convert("RGB") for file in files]
     wanted = plain(images=images, return_tensors="pt")["pixel_values"]
     assert values.dtype == torch.float32
@@ -46,12 +47,12 @@ def test_normalised_pixels_are_the_processor_s(tmp_path, processor):
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_batches_come_in_order_whatever_the_workers(tmp_path, processor, workers):
-    ours = Preprocessor(processor)
+    ours = Pixels(processor)
     files = files_of(tmp_path, 3) * 30
     batches = list(pixel_batches(files, ours, batch_size=40, workers=workers))
     assert [sum(map(len, chunks)) for chunks in batches] == [40, 40, 10]
     flat = torch.cat([chunk for chunks in batches for chunk in chunks])
-    first = [torch.from_numpy(ours.pixels(Image.open(f.path).convert("RGB"))) for f in files[:3]]
+    first = [torch.tensor(ours.shrink(Image.open(f.path).convert("RGB"))) for f in files[:3]]
     assert torch.equal(flat, torch.stack(first * 30))
 
 
@@ -60,7 +61,7 @@ def test_batches_before_a_broken_image_are_handed_over(tmp_path, processor, work
     files = files_of(tmp_path, 6)
     files[4].path.write_bytes(b"\x89PNG broken")
     files[4] = ImageFile("four", files[4].path, sha256_file(files[4].path))
-    batches = pixel_batches(files, Preprocessor(processor), batch_size=2, workers=workers)
+    batches = pixel_batches(files, Pixels(processor), batch_size=2, workers=workers)
     assert len(next(batches)[0]) == 2
     assert len(next(batches)[0]) == 2
     with pytest.raises(RecapError, match=r"id 'four'.*cannot decode"):
@@ -71,11 +72,11 @@ def test_a_file_that_changed_is_noticed(tmp_path, processor):
     [file] = files_of(tmp_path, 1)
     Image.new("RGB", (9, 9)).save(file.path)
     with pytest.raises(RecapError, match="changed while"):
-        next(pixel_batches([file], Preprocessor(processor), batch_size=2, workers=0))
+        next(pixel_batches([file], Pixels(processor), batch_size=2, workers=0))
 
 
 def test_no_files_no_batches(processor):
-    assert list(pixel_batches([], Preprocessor(processor), batch_size=2, workers=4)) == []
+    assert list(pixel_batches([], Pixels(processor), batch_size=2, workers=4)) == []
 
 
 def test_few_workers_where_shared_memory_is_small(monkeypatch, caplog):
@@ -90,4 +91,4 @@ def test_few_workers_where_shared_memory_is_small(monkeypatch, caplog):
 
 def test_a_folder_without_processor_is_refused(tmp_path):
     with pytest.raises(RecapError, match="no loadable image processor"):
-        Preprocessor(tmp_path)
+        Pixels(tmp_path)
