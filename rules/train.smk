@@ -6,9 +6,11 @@ rule pretrain:
     output:
         projector="results/{experiment}/runs/{arm}/seed{seed}/pretrain/mm_projector.safetensors",
         telemetry="results/{experiment}/runs/{arm}/seed{seed}/pretrain/telemetry.jsonl",
+        metrics="results/{experiment}/runs/{arm}/seed{seed}/pretrain/metrics.json",
         gates="results/{experiment}/runs/{arm}/seed{seed}/pretrain/gates.json",
         manifest="results/{experiment}/runs/{arm}/seed{seed}/pretrain/manifest.json",
         perf="results/{experiment}/perf/pretrain/{arm}.seed{seed}.json",
+        updates="results/{experiment}/perf/pretrain/{arm}.seed{seed}.updates.jsonl",
     log:
         "logs/{experiment}/pretrain/{arm}.seed{seed}.log",
     benchmark:
@@ -19,6 +21,7 @@ rule pretrain:
     resources:
         gpu=COMPUTE.train_gpus,
         save_steps=SETTINGS.train.pretrain.save_steps,
+        tracker=SETTINGS.train.tracker,
         mem_mb=megabytes(COMPUTE.model_mem_mb),
         runtime=minutes(COMPUTE.train_runtime_minutes),
     params:
@@ -29,6 +32,7 @@ rule pretrain:
         folder=subpath(output.manifest, parent=True),
         seed=lambda wildcards: WIRING.train_seed(wildcards.arm, wildcards.seed),
         state="results/{experiment}/state/pretrain/{arm}.seed{seed}",
+        log_dir="logs/{experiment}/tracking/{arm}.seed{seed}/pretrain",
         stage_version=STAGE_VERSIONS["train"],
     shell:
         """
@@ -42,6 +46,8 @@ rule pretrain:
             --seed {params.seed} \
             --state-dir {params.state:q} \
             --out-dir {params.folder:q} \
+            --log-dir {params.log_dir:q} \
+            --tracker {resources.tracker} \
             --perf {output.perf:q} \
             2>{log:q}
         """
@@ -60,9 +66,11 @@ rule finetune:
         others="results/{experiment}/runs/{arm}/seed{seed}/finetune/non_lora_trainables.safetensors",
         config="results/{experiment}/runs/{arm}/seed{seed}/finetune/config.json",
         telemetry="results/{experiment}/runs/{arm}/seed{seed}/finetune/telemetry.jsonl",
+        metrics="results/{experiment}/runs/{arm}/seed{seed}/finetune/metrics.json",
         gates="results/{experiment}/runs/{arm}/seed{seed}/finetune/gates.json",
         manifest="results/{experiment}/runs/{arm}/seed{seed}/finetune/manifest.json",
         perf="results/{experiment}/perf/finetune/{arm}.seed{seed}.json",
+        updates="results/{experiment}/perf/finetune/{arm}.seed{seed}.updates.jsonl",
     log:
         "logs/{experiment}/finetune/{arm}.seed{seed}.log",
     benchmark:
@@ -73,6 +81,7 @@ rule finetune:
     resources:
         gpu=COMPUTE.train_gpus,
         save_steps=SETTINGS.train.finetune.save_steps,
+        tracker=SETTINGS.train.tracker,
         mem_mb=megabytes(COMPUTE.model_mem_mb),
         runtime=minutes(COMPUTE.train_runtime_minutes),
     params:
@@ -83,6 +92,7 @@ rule finetune:
         folder=subpath(output.manifest, parent=True),
         seed=lambda wildcards: WIRING.train_seed(wildcards.arm, wildcards.seed),
         state="results/{experiment}/state/finetune/{arm}.seed{seed}",
+        log_dir="logs/{experiment}/tracking/{arm}.seed{seed}/finetune",
         stage_version=STAGE_VERSIONS["train"],
     shell:
         """
@@ -98,6 +108,8 @@ rule finetune:
             --seed {params.seed} \
             --state-dir {params.state:q} \
             --out-dir {params.folder:q} \
+            --log-dir {params.log_dir:q} \
+            --tracker {resources.tracker} \
             --perf {output.perf:q} \
             2>{log:q}
         """

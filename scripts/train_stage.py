@@ -5,6 +5,7 @@ from pathlib import Path
 
 from recap.cli import load_settings, make_parser, run_cli
 from recap.mgm.options import add_parts_options, parts_from_args
+from recap.train.trackers import TRACKERS
 
 
 def parser() -> argparse.ArgumentParser:
@@ -30,6 +31,8 @@ def parser() -> argparse.ArgumentParser:
     cli.add_argument("--seed", required=True, type=int, help="of initialisation, order, dropout")
     cli.add_argument("--state-dir", required=True, type=Path, help="resumable state")
     cli.add_argument("--out-dir", required=True, type=Path, help="weights, telemetry, manifest")
+    cli.add_argument("--log-dir", type=Path, help="where the tracker writes; none without it")
+    cli.add_argument("--tracker", choices=TRACKERS, default="tensorboard")
     cli.add_argument("--perf", required=True, type=Path, help="times and memory, as JSON")
     return cli
 

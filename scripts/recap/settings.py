@@ -177,6 +177,11 @@ class TrainSettings(Settings):
 
     pretrain: StageSettings
     finetune: FinetuneSettings
+    tracker: Literal["none", "tensorboard", "wandb"] = Field(
+        "tensorboard",
+        description="what a run can be watched with, below `logs/<experiment>/tracking`; changes "
+        "no result. `wandb` needs its package and stays offline",
+    )
 
 
 class MergeSettings(Settings):

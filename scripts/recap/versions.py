@@ -16,11 +16,11 @@ STAGE_VERSIONS: dict[str, int] = {
     "similarity": 1,
     "policy": 1,
     "dataset": 1,
-    "train": 3,
+    "train": 4,
     "merge": 4,
     "convert": 1,
     "predict": 1,
     "score": 2,
     "compare": 2,
-    "report": 2,
+    "report": 3,
 }

@@ -8,6 +8,7 @@ from typing import Any
 from ..io import iter_jsonl
 from ..manifest import code_state, read_manifest
 from ..settings import ReportSettings
+from ..train.stability import SPIKE_DEVIATIONS, SPIKE_WINDOW
 from ..versions import STAGE_VERSIONS
 from .canvas import Figure
 from .costs import cost_rows
@@ -18,7 +19,7 @@ from .gates import gate_summary
 from .inputs import ComparisonInputs
 from .scores import BenchmarkScores
 from .tables import csv_uri
-from .telemetry import SPIKE_FACTOR, curve_summary, stage_curves
+from .telemetry import curve_summary, stage_curves
 from .templating import environment, page_script
 from .thumbnails import thumbnail
 
@@ -80,7 +81,7 @@ def page_context(sources: ReportSources) -> Row:
         "funnels": arm_funnels(sources.inputs),
         "gallery": _gallery(sources),
         "stages": _stages(sources.inputs, colors),
-        "spike_factor": SPIKE_FACTOR,
+        "spike_rule": {"deviations": SPIKE_DEVIATIONS, "window": SPIKE_WINDOW},
         "gates": gate_summary(sources.inputs),
         "benchmarks": _benchmarks(document, colors),
         "examples": _examples(sources),

@@ -52,7 +52,8 @@ class ComparisonWiring:
             files += [arm[key] for key in ("dataset_manifest", "funnel") if arm[key]]
             files += arm["decisions"]
         for run in document["runs"]:
-            files += [*run["telemetry"].values(), *run["manifests"].values()]
+            for kind in ("telemetry", "metrics", "manifests"):
+                files += run[kind].values()
             files += [run["check"], run["merge"], run["parity"]]
         for answers in document["evaluations"] + document["controls"]:
             files += [answers["score"], answers["scores"]]
@@ -123,6 +124,7 @@ class ComparisonWiring:
             "arm": arm,
             "seed": seed,
             "telemetry": {stage: f"{folder}/{stage}/telemetry.jsonl" for stage in stages},
+            "metrics": {stage: f"{folder}/{stage}/metrics.json" for stage in stages},
             "manifests": {stage: f"{folder}/{stage}/manifest.json" for stage in stages},
             "check": f"{folder}/check.json",
             "merge": f"{folder}/merge_report.json",

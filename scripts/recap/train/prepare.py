@@ -27,6 +27,7 @@ class PreparedData:
         plan: step arithmetic.
         order: sample indices of all updates, one global batch after the other.
         tokens_of_update: supervised tokens of each global batch.
+        positions_of_update: positions of each global batch, text and image, padding apart.
         tokenizer: of the language model.
         dataset: what the loader reads.
     """
@@ -37,6 +38,7 @@ class PreparedData:
     plan: StepPlan
     order: list[int]
     tokens_of_update: list[int]
+    positions_of_update: list[int]
     tokenizer: Any
     dataset: TrainingSet
 
@@ -81,7 +83,15 @@ def prepare_data(request: StageRequest, world_size: int) -> PreparedData:
         audit=audit,
         plan=plan,
         order=order,
-        tokens_of_update=tokens_by_update(encoded, order, plan),
+        tokens_of_update=sums_by_update([e.supervised for e in encoded], order, plan),
+        positions_of_update=sums_by_update(
+            [
+                len(item.input_ids) + (image_tokens - 1 if sample.image else 0)
+                for sample, item in zip(samples, encoded, strict=True)
+            ],
+            order,
+            plan,
+        ),
         tokenizer=tokenizer,
         dataset=TrainingSet(samples, encoded, preprocess),
     )
@@ -95,12 +105,10 @@ def _require_room(max_length: int, image_tokens: int) -> None:
         )
 
 
-def tokens_by_update(
-    encoded: Sequence[EncodedSample], order: Sequence[int], plan: StepPlan
-) -> list[int]:
-    """Return the supervised tokens of each update's global batch."""
+def sums_by_update(counts: Sequence[int], order: Sequence[int], plan: StepPlan) -> list[int]:
+    """Return the sum of a count of each sample over each update's global batch."""
     size = plan.global_batch
     return [
-        sum(encoded[index].supervised for index in order[start : start + size])
+        sum(counts[index] for index in order[start : start + size])
         for start in range(0, len(order), size)
     ]

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ..hashing import sha256_file
+from ..io import write_json, write_jsonl
 from ..manifest import write_manifest
 from ..mgm.checkpoint import save_adapter, save_projector
 from ..mgm.modeling import MGMForCausalLM
@@ -14,16 +15,19 @@ from ..perf import PerfRecord
 from .data import id_order_hash, question_hash
 from .prepare import PreparedData
 from .request import StageRequest
+from .stability import stability
 from .telemetry import TELEMETRY_NAME, Telemetry
 
 GATES_NAME = "gates.json"
-PRETRAIN_OUTPUTS = ("mm_projector.safetensors", TELEMETRY_NAME, GATES_NAME)
+METRICS_NAME = "metrics.json"
+PRETRAIN_OUTPUTS = ("mm_projector.safetensors", TELEMETRY_NAME, METRICS_NAME, GATES_NAME)
 FINETUNE_OUTPUTS = (
     "adapter_model.safetensors",
     "adapter_config.json",
     "non_lora_trainables.safetensors",
     "config.json",
     TELEMETRY_NAME,
+    METRICS_NAME,
     GATES_NAME,
 )
 
@@ -60,6 +64,8 @@ def write_results(
     else:
         save_adapter(model, out, base=provenance.base)
     telemetry.write(out / TELEMETRY_NAME, request.settings.logging_steps)
+    write_jsonl(request.updates_log, telemetry.perf.rows)
+    write_json(out / METRICS_NAME, {"stage": request.stage, **stability(telemetry.rows)})
     write_manifest(
         out / "manifest.json",
         stage="train",

@@ -3,10 +3,14 @@
 import logging
 import os
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 from transformers import TrainingArguments
 
@@ -41,6 +45,7 @@ from .setup import (
 from .signals import StopRequest, stop_requests
 from .state import StateStore
 from .telemetry import Telemetry
+from .trackers import Tracker, open_tracker
 from .trainer import StageTrainer, training_arguments
 
 logger = logging.getLogger(__name__)
@@ -115,10 +120,13 @@ def _train(run: _Run, perf: PerfRecord) -> None:
     start = projector_hash(model)
     if request.stage1_manifest is not None:
         require_start_projector(book, start, expected_projector_hash(request.stage1_manifest))
-    telemetry = Telemetry(store.folder / "telemetry.jsonl" if run.leads else None)
-    trainer = _build_trainer(run, model, store, telemetry)
-    require_consistent(book, _slope(trainer, run))
-    resumed_from = _fit(trainer, run, store, telemetry)
+    telemetry = Telemetry(store.folder if run.leads else None)
+    checkpoint = _restore(store, telemetry)
+    resumed_from = len(telemetry.rows)
+    with _tracking(run, resumed_from + 1) as tracker:
+        trainer = _build_trainer(run, model, store, telemetry, tracker)
+        require_consistent(book, _slope(trainer, run))
+        _fit(trainer, run, checkpoint, resumed_from)
     result = projector_hash(model)
     _conclude(run, trainer, telemetry, start, result)
     if run.leads:
@@ -173,7 +181,24 @@ def _open_store(run: _Run) -> tuple[dict[str, str], StateStore]:
     return facts[0]["base"], store
 
 
-def _build_trainer(run: _Run, model: Any, store: StateStore, telemetry: Telemetry) -> StageTrainer:
+@contextmanager
+def _tracking(run: _Run, first_update: int) -> Iterator[Tracker | None]:
+    """Open the tracker on the rank that leads, and close it however the run ends."""
+    folder = run.request.log_dir
+    if folder is None or not run.leads:
+        yield None
+        return
+    tracker = open_tracker(run.request.tracker, folder, first_update)
+    try:
+        yield tracker
+    finally:
+        if tracker is not None:
+            tracker.close()
+
+
+def _build_trainer(
+    run: _Run, model: Any, store: StateStore, telemetry: Telemetry, tracker: Tracker | None
+) -> StageTrainer:
     data = run.data
     return StageTrainer(
         model=model,
@@ -183,9 +208,11 @@ def _build_trainer(run: _Run, model: Any, store: StateStore, telemetry: Telemetr
         ids=data.ids,
         order=data.order,
         tokens_of_update=data.tokens_of_update,
+        positions_of_update=data.positions_of_update,
         plan=data.plan,
         gates=UpdateGates(int(model.config.vocab_size), run.book),
         telemetry=telemetry,
+        tracker=tracker,
         store=store,
         stop=run.stop,
         save_steps=run.request.settings.save_steps,
@@ -209,20 +236,23 @@ def _slope(trainer: StageTrainer, run: _Run) -> float:
     return slope_ratio(parameters, lambda: model(**inputs).loss, run.request.seed)
 
 
-def _fit(trainer: StageTrainer, run: _Run, store: StateStore, telemetry: Telemetry) -> int:
-    """Train, from the newest sound checkpoint on; return the update it was taken after."""
-    trainer.accelerator.wait_for_everyone()
+def _restore(store: StateStore, telemetry: Telemetry) -> Path | None:
+    """Return the newest sound checkpoint, its telemetry taken over."""
+    PartialState().wait_for_everyone()
     checkpoint = store.latest()
-    resumed_from = 0
     if checkpoint is not None:
         telemetry.restore(checkpoint)
-        resumed_from = len(telemetry.rows)
-        logger.info("continuing after update %d from %s", resumed_from, checkpoint)
+        logger.info("continuing after update %d from %s", len(telemetry.rows), checkpoint)
+    return checkpoint
+
+
+def _fit(trainer: StageTrainer, run: _Run, checkpoint: Path | None, done: int) -> None:
+    """Train to the end, from the checkpoint after ``done`` updates if there is one."""
+    total = run.data.plan.updates
     if trainer.agreed(bool(run.stop)):
-        run.stop.raise_if_set(f"after update {resumed_from} of {run.data.plan.updates}")
+        run.stop.raise_if_set(f"after update {done} of {total}")
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     done = trainer.state.global_step
-    if done < run.data.plan.updates:
+    if done < total:
         run.stop.signal_name = run.stop.signal_name or "a signal to another rank"
-        run.stop.raise_if_set(f"after update {done} of {run.data.plan.updates}")
-    return resumed_from
+        run.stop.raise_if_set(f"after update {done} of {total}")

@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
 from ..errors import RecapError
+from ..perf import peak_memory_mib
 from .collate import Collator
 from .data import TrainingSet
 from .gates import UpdateGates
@@ -20,6 +21,7 @@ from .schedule import StepPlan
 from .signals import StopRequest
 from .state import StateStore
 from .telemetry import Telemetry
+from .trackers import Tracker
 
 logger = logging.getLogger(__name__)
 
@@ -66,20 +68,42 @@ class StageTrainer(Trainer):
         ids: Sequence[str],
         order: Sequence[int],
         tokens_of_update: Sequence[int],
+        positions_of_update: Sequence[int],
         plan: StepPlan,
         gates: UpdateGates,
         telemetry: Telemetry,
+        tracker: Tracker | None,
         store: StateStore,
         stop: StopRequest,
         save_steps: int,
     ) -> None:
-        """Set up; ``order`` covers all updates of all epochs, as does ``tokens_of_update``."""
+        """Set up.
+
+        Args:
+            model: trained parts in float32.
+            args: see :func:`training_arguments`.
+            dataset: what the loader reads.
+            collator: of micro-batches.
+            ids: of the samples.
+            order: sample indices of all updates of all epochs.
+            tokens_of_update: supervised tokens, one number an update.
+            positions_of_update: positions without padding, one number an update.
+            plan: step arithmetic.
+            gates: what must hold for each update.
+            telemetry: gets a row an update.
+            tracker: is shown each update, on the rank that leads.
+            store: of checkpoints.
+            stop: asked after each update.
+            save_steps: updates between checkpoints.
+        """
         self._ids = ids
         self._order = list(order)
         self._tokens_of_update = tokens_of_update
+        self._positions_of_update = positions_of_update
         self._plan = plan
         self.gates = gates
         self._telemetry = telemetry
+        self._tracker = tracker
         self._store = store
         self._dataset = dataset
         self._losses: list[torch.Tensor] = []
@@ -151,12 +175,27 @@ class StageTrainer(Trainer):
         }
         return norm
 
-    def record_update(self) -> None:
-        """Write the telemetry row of the update that was just applied."""
+    def record_update(self, seconds: float) -> None:
+        """Write the rows of the update that was just applied and took ``seconds``."""
         row = self._pending
         row["learning_rate"] = float(self._get_learning_rate())
         keys = ("step", "loss", "grad_norm", "learning_rate", "supervised_tokens", "samples")
         self._telemetry.append({key: row[key] for key in keys})
+        positions = self._positions_of_update[row["step"] - 1]
+        cost = {
+            "step": row["step"],
+            "seconds": round(seconds, 6),
+            "samples_per_second": round(row["samples"] / seconds, 3),
+            "tokens_per_second": round(positions / seconds, 3),
+            "memory_mib": peak_memory_mib(),
+            "micro_batch_size": self._plan.micro_batch,
+        }
+        self._telemetry.perf.append(cost)
+        self.update_seconds.append(seconds)
+        if self._tracker is not None:
+            values = self._telemetry.rows[-1] | cost
+            step = values.pop("step")
+            self._tracker.write(step, values)
 
     def agreed(self, wish: bool) -> bool:
         """Return whether any rank wishes so; every rank must ask."""
@@ -220,9 +259,8 @@ class _StepEnd(TrainerCallback):
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> Any:
         trainer = self._trainer
-        trainer.record_update()
         now = time.perf_counter()
-        trainer.update_seconds.append(now - self._last)
+        trainer.record_update(now - self._last)
         self._last = now
         if state.global_step >= state.max_steps:
             return control
