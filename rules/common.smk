@@ -2,6 +2,7 @@ from snakemake.exceptions import WorkflowError
 
 from scripts.recap.config import experiment_files, load_experiment
 from scripts.recap.config.comparison import ComparisonWiring
+from scripts.recap.config.held_out import HeldOutWiring
 from scripts.recap.config.wiring import NO_RECIPE, Wiring, as_json
 from scripts.recap.curate.recipe import measurements
 from scripts.recap.errors import RecapError
@@ -26,6 +27,7 @@ SETTINGS = EXPERIMENT.config
 COMPUTE = SETTINGS.compute
 WIRING = Wiring(EXPERIMENT)
 COMPARISON = ComparisonWiring(WIRING)
+HELD_OUT = HeldOutWiring(WIRING)
 ARMS = SETTINGS.arms + SETTINGS.funnel_arms
 
 
@@ -37,6 +39,7 @@ wildcard_constraints:
     corpus="|".join(EXPERIMENT.corpora),
     captioner="|".join(m for m, r in EXPERIMENT.models.items() if r.role == "captioner"),
     world="|".join(SETTINGS.worlds) or NO_RECIPE,
+    style="|".join(HELD_OUT.styles()),
     recipe=r"[a-z0-9_]+",
     shard=r"\d{5}",
     chunks=r"\d+",

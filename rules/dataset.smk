@@ -54,6 +54,7 @@ rule convert_llava:
     input:
         records="results/{experiment}/arms/{arm}/merged.jsonl",
         original=lambda wildcards: WIRING.original(EXPERIMENT.arms[wildcards.arm].corpus),
+        held_out=HELD_OUT.ids(),
     output:
         dataset="results/{experiment}/arms/{arm}/train.json",
         manifest="results/{experiment}/arms/{arm}/train.manifest.json",
@@ -68,12 +69,14 @@ rule convert_llava:
     params:
         image_root=lambda wildcards: WIRING.image_root(corpus_row(wildcards)),
         original=lambda wildcards, input: (f"--original {input.original}" if input.original else ""),
+        held_out=lambda wildcards, input: (f"--held-out {input.held_out}" if input.held_out else ""),
         stage_version=STAGE_VERSIONS["dataset"],
     shell:
         """
         python scripts/convert_llava.py \
             --records {input.records:q} \
             {params.original} \
+            {params.held_out} \
             --image-root {params.image_root:q} \
             --out {output.dataset:q} \
             --manifest {output.manifest:q} \

@@ -3,6 +3,7 @@ rule pretrain:
     input:
         **WIRING.base_manifests(),
         data=lambda wildcards: WIRING.train_data(wildcards.arm),
+        held_out=list(HELD_OUT.sets("pretrain").values()),
     output:
         projector="results/{experiment}/runs/{arm}/seed{seed}/pretrain/mm_projector.safetensors",
         telemetry="results/{experiment}/runs/{arm}/seed{seed}/pretrain/telemetry.jsonl",
@@ -28,6 +29,7 @@ rule pretrain:
         launcher=WIRING.train_launcher(),
         base=WIRING.base_flags(),
         image_root=lambda wildcards: WIRING.image_root(corpus_row(wildcards)),
+        held_out=HELD_OUT.flags("pretrain"),
         settings=as_json(SETTINGS.train.pretrain, exclude={"save_steps"}),
         folder=subpath(output.manifest, parent=True),
         seed=lambda wildcards: WIRING.train_seed(wildcards.arm, wildcards.seed),
@@ -41,6 +43,7 @@ rule pretrain:
             --data {input.data:q} \
             --image-root {params.image_root:q} \
             {params.base} \
+            {params.held_out} \
             --settings {params.settings:q} \
             --save-steps {resources.save_steps} \
             --seed {params.seed} \
@@ -57,7 +60,8 @@ rule finetune:
     """Stage 2: instruction tuning with LoRA, from stage 1's projector."""
     input:
         **WIRING.base_manifests(),
-        data=WIRING.data_file(EXPERIMENT.instructions, EXPERIMENT.instructions.json_file),
+        data=HELD_OUT.instructions(),
+        held_out=list(HELD_OUT.sets("finetune").values()),
         projector="results/{experiment}/runs/{arm}/seed{seed}/pretrain/mm_projector.safetensors",
         projector_manifest="results/{experiment}/runs/{arm}/seed{seed}/pretrain/manifest.json",
     output:
@@ -88,6 +92,7 @@ rule finetune:
         launcher=WIRING.train_launcher(),
         base=WIRING.base_flags(),
         image_root=lambda wildcards: WIRING.image_root(EXPERIMENT.instructions),
+        held_out=HELD_OUT.flags("finetune"),
         settings=as_json(SETTINGS.train.finetune, exclude={"save_steps"}),
         folder=subpath(output.manifest, parent=True),
         seed=lambda wildcards: WIRING.train_seed(wildcards.arm, wildcards.seed),
@@ -101,6 +106,7 @@ rule finetune:
             --data {input.data:q} \
             --image-root {params.image_root:q} \
             {params.base} \
+            {params.held_out} \
             --projector {input.projector:q} \
             --projector-manifest {input.projector_manifest:q} \
             --settings {params.settings:q} \

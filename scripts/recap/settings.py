@@ -184,6 +184,30 @@ class TrainSettings(Settings):
     )
 
 
+class HeldOutSettings(Settings):
+    """Samples that every run is asked and none is trained on; sizes are counts."""
+
+    records: int = Field(
+        0,
+        ge=0,
+        description="caption records held out of every arm, drawn by id from those that all "
+        "trained arms have; asked after stage 1 in every caption style",
+    )
+    instructions: int = Field(
+        0,
+        ge=0,
+        description="instruction samples held out of stage 2, whole pictures at a time; asked "
+        "after stage 2",
+    )
+    seed: int = Field(1024, description="seed of both draws")
+    every_updates: int = Field(
+        0,
+        ge=0,
+        description="updates between evaluations on the way, for curves; 0: at the end only. Each "
+        "costs a forward pass over all held-out samples, and no memory beyond training's",
+    )
+
+
 class MergeSettings(Settings):
     """How the adapter becomes part of the weights."""
 

@@ -16,6 +16,7 @@ from .examples import changed_examples
 from .figures import accuracy_plot, curve_plot, forest_plot
 from .funnels import arm_funnels
 from .gates import gate_summary
+from .held_out import held_out_rows
 from .inputs import ComparisonInputs
 from .scores import BenchmarkScores
 from .tables import csv_uri
@@ -164,6 +165,7 @@ def _stages(inputs: ComparisonInputs, colors: dict[str, str]) -> list[Row]:
                 "stage": stage,
                 "figures": figures,
                 "rows": rows,
+                "held_out": held_out_rows(inputs, stage),
                 "spikes": sum(row["spikes"] for row in rows),
                 "passed": verdicts.count(True),
                 "failed": verdicts.count(False),

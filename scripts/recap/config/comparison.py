@@ -5,6 +5,8 @@ from typing import Any
 from ..evaluate.protocol import MAJORITY
 from .wiring import Wiring
 
+_SHOWN = ("curate", "caption", "similarity", "held_out", "train", "merge", "evaluate")
+
 
 class ComparisonWiring:
     """Names the files behind every number of the comparison and the report."""
@@ -37,10 +39,7 @@ class ComparisonWiring:
             ],
             "controls": self._controls(),
             "perf": self._perf_entries(),
-            "settings": {
-                key: getattr(config, key).model_dump(mode="json")
-                for key in ("curate", "caption", "similarity", "train", "merge", "evaluate")
-            },
+            "settings": {key: getattr(config, key).model_dump(mode="json") for key in _SHOWN},
             "commands": [f"snakemake --config experiment={config.experiment}"],
         }
 

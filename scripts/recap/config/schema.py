@@ -10,6 +10,7 @@ from ..settings import (
     CompareSettings,
     CurateSettings,
     EvaluateSettings,
+    HeldOutSettings,
     MergeSettings,
     ReportSettings,
     Settings,
@@ -192,6 +193,7 @@ class ExperimentConfig(Settings):
     curate: CurateSettings
     caption: CaptionSettings
     similarity: SimilaritySettings
+    held_out: HeldOutSettings
     train: TrainSettings
     merge: MergeSettings
     evaluate: EvaluateSettings

@@ -11,6 +11,7 @@ from ..mgm.configuration import config_from_parts
 from ..mgm.processing import ImagePreprocessor
 from .audit import MaskAudit, encode_training_set
 from .data import EncodedSample, Sample, TrainingSet, read_training_set
+from .held_out import HeldOutSet, read_held_out_sets
 from .order import training_order
 from .request import StageRequest
 from .schedule import StepPlan, plan_steps
@@ -30,6 +31,7 @@ class PreparedData:
         positions_of_update: positions of each global batch, text and image, padding apart.
         tokenizer: of the language model.
         dataset: what the loader reads.
+        held_out: what is asked and not trained on.
     """
 
     samples: list[Sample]
@@ -41,6 +43,7 @@ class PreparedData:
     positions_of_update: list[int]
     tokenizer: Any
     dataset: TrainingSet
+    held_out: list[HeldOutSet]
 
     @property
     def ids(self) -> list[str]:
@@ -94,6 +97,7 @@ def prepare_data(request: StageRequest, world_size: int) -> PreparedData:
         ),
         tokenizer=tokenizer,
         dataset=TrainingSet(samples, encoded, preprocess),
+        held_out=read_held_out_sets(request, tokenizer),
     )
 
 

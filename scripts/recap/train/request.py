@@ -30,6 +30,8 @@ class StageRequest:
         perf: where times and memory go.
         projector: stage 1's result; stage 2 needs it.
         projector_manifest: stage 1's manifest, by default beside the projector.
+        held_out: name and LLaVA JSON of each set that is asked, not trained on.
+        held_out_every: updates between evaluations on the way; 0 for none.
         log_dir: where the tracker writes; nothing is tracked without it.
         tracker: what the run can be watched with.
     """
@@ -45,6 +47,8 @@ class StageRequest:
     perf: Path
     projector: Path | None = None
     projector_manifest: Path | None = None
+    held_out: tuple[tuple[str, Path], ...] = ()
+    held_out_every: int = 0
     log_dir: Path | None = None
     tracker: TrackerName = "tensorboard"
 

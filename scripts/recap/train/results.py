@@ -15,7 +15,7 @@ from ..perf import PerfRecord
 from .data import id_order_hash, question_hash
 from .prepare import PreparedData
 from .request import StageRequest
-from .stability import stability
+from .stability import convergence, stability
 from .telemetry import TELEMETRY_NAME, Telemetry
 
 GATES_NAME = "gates.json"
@@ -65,7 +65,7 @@ def write_results(
         save_adapter(model, out, base=provenance.base)
     telemetry.write(out / TELEMETRY_NAME, request.settings.logging_steps)
     write_jsonl(request.updates_log, telemetry.perf.rows)
-    write_json(out / METRICS_NAME, {"stage": request.stage, **stability(telemetry.rows)})
+    write_json(out / METRICS_NAME, _metrics(request, telemetry))
     write_manifest(
         out / "manifest.json",
         stage="train",
@@ -82,6 +82,23 @@ def write_results(
             },
         },
     )
+
+
+def _metrics(request: StageRequest, telemetry: Telemetry) -> dict[str, Any]:
+    """Return convergence and stability, in training and on what was held out."""
+    rows = telemetry.held_out.rows
+    curves = {name: [row for row in rows if row["style"] == name] for name, _ in request.held_out}
+    return {
+        "stage": request.stage,
+        **stability(telemetry.rows),
+        "held_out": [curve[-1] for curve in curves.values()],
+        "held_out_curves": rows if request.held_out_every else [],
+        "held_out_updates_to_convergence": {
+            name: convergence([row["step"] for row in curve], [row["loss"] for row in curve])
+            for name, curve in curves.items()
+            if request.held_out_every
+        },
+    }
 
 
 def _inputs(request: StageRequest) -> dict[str, Path]:

@@ -167,6 +167,8 @@ def _open_store(run: _Run) -> tuple[dict[str, str], StateStore]:
                 "seed": request.seed,
                 "settings": request.settings.model_dump(exclude=_FREE_SETTINGS),
                 "data": sha256_file(request.data),
+                "held_out": [(name, sha256_file(path)) for name, path in request.held_out],
+                "held_out_every": request.held_out_every,
                 "projector": sha256_file(request.projector) if request.projector else None,
                 "base": base,
                 "conversation": request.parts.conversation,
@@ -214,6 +216,8 @@ def _build_trainer(
         telemetry=telemetry,
         tracker=tracker,
         store=store,
+        held_out=data.held_out,
+        held_out_every=run.request.held_out_every,
         stop=run.stop,
         save_steps=run.request.settings.save_steps,
     )

@@ -14,6 +14,7 @@ from .stability import SPIKE_WINDOW, is_spike
 
 TELEMETRY_NAME = "telemetry.jsonl"
 PERF_NAME = "perf.jsonl"
+HELD_OUT_NAME = "held_out.jsonl"
 
 
 class RowLog:
@@ -59,12 +60,15 @@ class Telemetry:
             ``tokens_per_second`` (text and image, padding apart), ``memory_mib``
             (peak so far: reserved on a GPU, resident on a CPU) and
             ``micro_batch_size``, as rank zero saw them.
+        held_out: ``step``, ``style``, ``samples``, ``supervised_tokens``, ``loss``
+            (mean over those tokens) and ``ids_sha256`` of each evaluation.
     """
 
     def __init__(self, folder: Path | None = None) -> None:
         """Start empty; ``folder`` gets live copies."""
         self.updates = RowLog(TELEMETRY_NAME, folder)
         self.perf = RowLog(PERF_NAME, folder)
+        self.held_out = RowLog(HELD_OUT_NAME, folder)
 
     @property
     def rows(self) -> list[dict[str, Any]]:
@@ -92,7 +96,7 @@ class Telemetry:
         write_jsonl(path, _thinned(self.rows, every, last))
 
     def _logs(self) -> tuple[RowLog, ...]:
-        return (self.updates, self.perf)
+        return (self.updates, self.perf, self.held_out)
 
 
 def _thinned(rows: list[dict[str, Any]], every: int, last: int) -> Iterable[dict[str, Any]]:

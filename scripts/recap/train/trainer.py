@@ -17,6 +17,7 @@ from ..perf import peak_memory_mib
 from .collate import Collator
 from .data import TrainingSet
 from .gates import UpdateGates
+from .held_out import HeldOutSet, summed_loss
 from .schedule import StepPlan
 from .signals import StopRequest
 from .state import StateStore
@@ -74,6 +75,8 @@ class StageTrainer(Trainer):
         telemetry: Telemetry,
         tracker: Tracker | None,
         store: StateStore,
+        held_out: Sequence[HeldOutSet],
+        held_out_every: int,
         stop: StopRequest,
         save_steps: int,
     ) -> None:
@@ -93,6 +96,8 @@ class StageTrainer(Trainer):
             telemetry: gets a row an update.
             tracker: is shown each update, on the rank that leads.
             store: of checkpoints.
+            held_out: sets whose loss is measured, not trained on.
+            held_out_every: updates between measurements; 0 for none on the way.
             stop: asked after each update.
             save_steps: updates between checkpoints.
         """
@@ -105,6 +110,8 @@ class StageTrainer(Trainer):
         self._telemetry = telemetry
         self._tracker = tracker
         self._store = store
+        self._held_out = held_out
+        self.held_out_every = held_out_every
         self._dataset = dataset
         self._losses: list[torch.Tensor] = []
         self._pending: dict[str, Any] = {}
@@ -197,6 +204,27 @@ class StageTrainer(Trainer):
             step = values.pop("step")
             self._tracker.write(step, values)
 
+    def measure_held_out(self) -> None:
+        """Write the loss of every held-out set after the last update; every rank must call."""
+        model = self.accelerator.unwrap_model(self.model)
+        rank, ranks, step = self.args.process_index, self.args.world_size, self.state.global_step
+        for data in self._held_out:
+            mine = range(rank, len(data.dataset), ranks)
+            part = summed_loss(model, mine, data, self.data_collator, self._plan.micro_batch)
+            share = torch.tensor([part], dtype=torch.float64, device=self.args.device)
+            loss = float(self.accelerator.gather(share).sum()) / data.tokens
+            row = {
+                "step": step,
+                "style": data.name,
+                "samples": len(data.dataset),
+                "supervised_tokens": data.tokens,
+                "loss": loss,
+                "ids_sha256": data.ids_sha256,
+            }
+            self._telemetry.held_out.append(row)
+            if self._tracker is not None:
+                self._tracker.write(step, {f"held_out/{data.name}": loss})
+
     def agreed(self, wish: bool) -> bool:
         """Return whether any rank wishes so; every rank must ask."""
         if self.args.world_size == 1:
@@ -262,8 +290,13 @@ class _StepEnd(TrainerCallback):
         now = time.perf_counter()
         trainer.record_update(now - self._last)
         self._last = now
+        every = trainer.held_out_every
         if state.global_step >= state.max_steps:
+            trainer.measure_held_out()
             return control
+        if every and state.global_step % every == 0:
+            trainer.measure_held_out()
+            self._last = time.perf_counter()
         stopping = trainer.agreed(bool(self._stop))
         control.should_save = stopping or state.global_step % self._save_steps == 0
         control.should_training_stop = stopping

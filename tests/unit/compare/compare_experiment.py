@@ -175,6 +175,16 @@ class Experiment:
                 "updates_to_convergence": updates - 1,
                 "grad_norm_variation": 0.125 + seed,
                 "spikes": 0,
+                "held_out": [
+                    {
+                        "style": style,
+                        "samples": 24,
+                        "supervised_tokens": tokens,
+                        "loss": 2.0 + self.arms.index(arm) + seed / 10,
+                        "ids_sha256": "i",
+                    }
+                    for style, tokens in (("original", 301), ("blip2", 211))
+                ],
             }
             run["metrics"][stage] = str(self._json(f"{folder}/{stage}/metrics.json", metrics))
             manifest = {
