@@ -4,6 +4,7 @@ rule merge_arm:
         shards=lambda wildcards: WIRING.arm_kept(wildcards.arm),
         matched=lambda wildcards: WIRING.matched(wildcards.arm),
         sized=lambda wildcards: WIRING.sized(wildcards.arm),
+        held_out=HELD_OUT.ids(),
         validate_report=lambda wildcards: (
             f"results/{wildcards.experiment}/corpus/"
             f"{EXPERIMENT.arms[wildcards.arm].corpus}/validate.json"
@@ -24,6 +25,7 @@ rule merge_arm:
         runtime=minutes(COMPUTE.runtime_minutes),
     params:
         matched=lambda wildcards, input: (f"--match-ids {input.matched}" if input.matched else ""),
+        held_out=lambda wildcards, input: (f"--held-out {input.held_out}" if input.held_out else ""),
         budget=lambda wildcards: WIRING.budget_flags(wildcards.arm),
         pre_counts=lambda wildcards, input: (
             f"--pre-counts {input.pre_counts}" if input.pre_counts else ""
@@ -38,6 +40,7 @@ rule merge_arm:
             --arm {wildcards.arm:q} \
             --shards {input.shards:q} \
             {params.matched} \
+            {params.held_out} \
             {params.budget} \
             --validate-report {input.validate_report:q} \
             {params.pre_counts} \
@@ -54,7 +57,6 @@ rule convert_llava:
     input:
         records="results/{experiment}/arms/{arm}/merged.jsonl",
         original=lambda wildcards: WIRING.original(EXPERIMENT.arms[wildcards.arm].corpus),
-        held_out=HELD_OUT.ids(),
     output:
         dataset="results/{experiment}/arms/{arm}/train.json",
         manifest="results/{experiment}/arms/{arm}/train.manifest.json",
@@ -69,14 +71,12 @@ rule convert_llava:
     params:
         image_root=lambda wildcards: WIRING.image_root(corpus_row(wildcards)),
         original=lambda wildcards, input: (f"--original {input.original}" if input.original else ""),
-        held_out=lambda wildcards, input: (f"--held-out {input.held_out}" if input.held_out else ""),
         stage_version=STAGE_VERSIONS["dataset"],
     shell:
         """
         python scripts/convert_llava.py \
             --records {input.records:q} \
             {params.original} \
-            {params.held_out} \
             --image-root {params.image_root:q} \
             --out {output.dataset:q} \
             --manifest {output.manifest:q} \

@@ -1,7 +1,7 @@
 rule draw_held_out:
-    """Draw the ids that every trained arm has and none trains on."""
+    """Draw the ids that no arm trains on."""
     input:
-        arms=HELD_OUT.arms(),
+        records=HELD_OUT.population(),
     output:
         ids="results/{experiment}/held_out/ids.json",
     log:
@@ -19,7 +19,7 @@ rule draw_held_out:
     shell:
         """
         python scripts/hold_out.py draw \
-            --arms {input.arms:q} \
+            --records {input.records:q} \
             --size {params.size} \
             --seed {params.seed} \
             --out {output.ids:q} \
@@ -31,9 +31,9 @@ rule convert_held_out:
     """Write the held-out ids in one caption style."""
     input:
         ids="results/{experiment}/held_out/ids.json",
-        records=lambda wildcards: HELD_OUT.records(wildcards.style),
+        records=HELD_OUT.records(),
         captions=lambda wildcards: HELD_OUT.captions(wildcards.style),
-        original=WIRING.original(HELD_OUT.corpus()),
+        original=WIRING.original(HELD_OUT.corpus),
     output:
         samples="results/{experiment}/held_out/{style}.json",
     log:
@@ -46,7 +46,7 @@ rule convert_held_out:
         runtime=minutes(COMPUTE.runtime_minutes),
     params:
         original=lambda wildcards, input: (f"--original {input.original}" if input.original else ""),
-        image_root=WIRING.image_root(EXPERIMENT.corpora[HELD_OUT.corpus()]),
+        image_root=lambda wildcards: HELD_OUT.image_root(),
         stage_version=STAGE_VERSIONS["dataset"],
     shell:
         """

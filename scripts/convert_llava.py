@@ -15,7 +15,6 @@ def parser() -> argparse.ArgumentParser:
     )
     cli.add_argument("--records", required=True, help="merged records")
     cli.add_argument("--original", help="LLaVA file that holds every id; else drawn by id")
-    cli.add_argument("--held-out", help="ids that are left out, of hold_out.py")
     cli.add_argument("--image-root", required=True, help="folder image paths are relative to")
     cli.add_argument("--out", required=True, help="LLaVA JSON")
     cli.add_argument("--manifest", required=True, help="manifest to write")
@@ -30,7 +29,6 @@ def main(args: argparse.Namespace) -> None:
         out=args.out,
         manifest=args.manifest,
         original=args.original,
-        held_out=args.held_out,
     )
 
 

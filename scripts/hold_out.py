@@ -10,21 +10,20 @@ def parser() -> argparse.ArgumentParser:
     """Return the command line."""
     cli = make_parser(
         "Hold out samples that every run is asked, and no run is trained on.",
-        "hold_out.py draw --arms a/merged.jsonl b/merged.jsonl --size 24 --seed 1024 "
-        "--out ids.json",
+        "hold_out.py draw --records kept/*.jsonl --size 24 --seed 1024 --out ids.json",
     )
     commands = cli.add_subparsers(dest="command", required=True)
-    draw = commands.add_parser("draw", help="draw ids that all arms have")
-    draw.add_argument("--arms", required=True, nargs="+", help="merged records, one file an arm")
+    draw = commands.add_parser("draw", help="draw ids from an arm's records")
     convert = commands.add_parser("convert", help="write drawn ids in one caption style")
     convert.add_argument("--ids", required=True, help="what `draw` wrote")
-    convert.add_argument("--records", required=True, nargs="+", help="shards of records")
     convert.add_argument("--captions", nargs="*", default=[], help="shards of new captions")
     convert.add_argument("--original", help="LLaVA file that holds every id; else drawn by id")
     convert.add_argument("--image-root", required=True, help="folder of the images")
     split = commands.add_parser("split", help="split instruction data by picture")
     split.add_argument("--source", required=True, help="LLaVA JSON")
     split.add_argument("--train", required=True, help="what is left")
+    for command in (draw, convert):
+        command.add_argument("--records", required=True, nargs="+", help="shards of records")
     for command in (draw, split):
         command.add_argument("--size", required=True, type=int, help="how many")
         command.add_argument("--seed", required=True, type=int, help="of the draw")
@@ -36,7 +35,7 @@ def parser() -> argparse.ArgumentParser:
 def main(args: argparse.Namespace) -> None:
     """Do what the command says."""
     if args.command == "draw":
-        draw_held_out(args.arms, size=args.size, seed=args.seed, out=args.out)
+        draw_held_out(args.records, size=args.size, seed=args.seed, out=args.out)
     elif args.command == "convert":
         convert_held_out(
             args.ids,

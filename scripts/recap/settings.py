@@ -190,8 +190,8 @@ class HeldOutSettings(Settings):
     records: int = Field(
         0,
         ge=0,
-        description="caption records held out of every arm, drawn by id from those that all "
-        "trained arms have; asked after stage 1 in every caption style",
+        description="caption records left out of every arm, drawn by id from those of the "
+        "reference arm; asked after stage 1 with their original and with their new caption",
     )
     instructions: int = Field(
         0,

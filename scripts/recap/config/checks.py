@@ -146,22 +146,11 @@ def _check_training(experiment: "Experiment") -> None:
                 f"{settings.micro_batch_size} x {ranks} ranks does not divide the global batch "
                 f"{settings.global_batch_size}; choose a divisor",
             )
-    _check_held_out(experiment)
     left = experiment.instructions.samples - experiment.config.held_out.instructions
     if left < experiment.config.train.finetune.global_batch_size:
         fail(
             "train.finetune.global_batch_size",
             f"larger than the {left} instruction samples that are trained on: no update",
-        )
-
-
-def _check_held_out(experiment: "Experiment") -> None:
-    corpora = {experiment.arms[arm].corpus for arm in experiment.config.arms}
-    if experiment.config.held_out.records and len(corpora) > 1:
-        fail(
-            "held_out.records",
-            f"the arms have no ids in common, as they use the corpora {sorted(corpora)}; set it to "
-            "0",
         )
 
 

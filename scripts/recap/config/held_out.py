@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from .wiring import Wiring
+from .wiring import NO_RECIPE, Wiring
 
 ORIGINAL = "original"
 INSTRUCTIONS = "instructions"
@@ -16,45 +16,46 @@ class HeldOutWiring:
         self._config = wiring.config
         self._folder = f"results/{self._config.experiment}/held_out"
 
-    def arms(self) -> list[str]:
-        """Return the merged records of every trained arm."""
-        names = dict.fromkeys(self._wiring.data_arm(arm) for arm in self._config.arms)
-        return [f"results/{self._config.experiment}/arms/{arm}/merged.jsonl" for arm in names]
+    @property
+    def _source(self) -> str:
+        """Return the arm whose records are drawn from: the reference, or what it is matched to."""
+        reference = self._config.reference_arm
+        return self._wiring.experiment.arms[reference].match_ids_to or reference
+
+    @property
+    def corpus(self) -> str:
+        """Return the corpus of the held-out records."""
+        return self._wiring.experiment.arms[self._source].corpus
+
+    def image_root(self) -> str:
+        """Return the folder that their pictures are relative to."""
+        return self._wiring.image_root(self._wiring.experiment.corpora[self.corpus])
+
+    def population(self) -> list[str]:
+        """Return the shards that held-out ids are drawn from."""
+        return self._wiring.arm_kept(self._source)
 
     def ids(self) -> list[str]:
-        """Return the drawn ids of caption records, if there are any."""
+        """Return the file of drawn ids, if any are."""
         return [f"{self._folder}/ids.json"] if self._config.held_out.records else []
 
     def styles(self) -> list[str]:
-        """Return the caption styles: the original, and each captioner of a trained arm."""
-        return [ORIGINAL, *self._captioners()]
+        """Return the caption styles: the original and, if an arm recaptions, the captioner's."""
+        policies = {arm.caption_policy for arm in self._wiring.experiment.arms.values()}
+        return [ORIGINAL] if policies == {"keep"} else [ORIGINAL, self._config.captioner]
 
-    def _captioners(self) -> dict[str, str]:
-        """Return captioner to an arm that it writes for."""
-        arms = self._wiring.experiment.arms
-        rows = ((arms[arm].captioner, arm) for arm in reversed(self._config.arms))
-        return {captioner: arm for captioner, arm in rows if captioner}
-
-    def corpus(self) -> str:
-        """Return the corpus of the trained arms, which is one where records are held out."""
-        return self._wiring.experiment.arms[self._config.arms[0]].corpus
-
-    def records(self, style: str) -> list[str]:
-        """Return the shards that hold every record of a style."""
-        corpus = self.corpus()
-        arm = self._captioners().get(style)
-        if arm is None:
-            base = f"results/{self._config.experiment}/corpus/{corpus}/shards"
-            return [f"{base}/{shard}.jsonl" for shard in self._wiring.shards(corpus)]
-        return [self._wiring.arm_records(arm, shard) for shard in self._wiring.shards(corpus)]
+    def records(self) -> list[str]:
+        """Return the shards that hold every record drawn, with its original caption."""
+        shards = self._wiring.shards(self.corpus)
+        return [self._wiring.arm_records(self._source, shard) for shard in shards]
 
     def captions(self, style: str) -> list[str]:
         """Return the shards of new captions of a style; none for the original."""
-        arm = self._captioners().get(style)
-        if arm is None:
+        if style == ORIGINAL:
             return []
-        shards = self._wiring.shards(self.corpus())
-        return [path for shard in shards for path in self._wiring.arm_captions(arm, shard)]
+        recipe = self._wiring.experiment.arms[self._source].pre_recipe or NO_RECIPE
+        base = f"results/{self._config.experiment}/corpus/{self.corpus}/recipes/{recipe}"
+        return [f"{base}/captions/{style}/{s}.jsonl" for s in self._wiring.shards(self.corpus)]
 
     def instructions(self) -> str:
         """Return the instruction data that stage 2 trains on."""

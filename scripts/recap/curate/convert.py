@@ -7,7 +7,7 @@ from typing import Any
 
 from ..errors import RecapError
 from ..hashing import digest_json
-from ..io import atomic_path, read_json
+from ..io import atomic_path
 from ..manifest import write_manifest
 from .questions import BY_ID, FROM_ORIGINAL, DrawnQuestions, OriginalQuestions, Question
 from .records import Record, caption_of, read_records
@@ -20,7 +20,6 @@ def convert_llava(
     out: str | Path,
     manifest: str | Path,
     original: str | Path | None = None,
-    held_out: str | Path | None = None,
 ) -> int:
     """Write a LLaVA training set: one question and one caption a record.
 
@@ -31,7 +30,6 @@ def convert_llava(
         manifest: counts and digests of ids (in order), questions and captions.
         original: LLaVA file whose questions are restored per id; without it a
             question is drawn per id from the eleven of stage 1.
-        held_out: ids left out, see :mod:`recap.curate.held_out`.
 
     Returns:
         The number of samples.
@@ -43,22 +41,19 @@ def convert_llava(
     if Path(out).suffix != ".json":
         raise RecapError(f"{out}: the training set's name must end in .json")
     source = OriginalQuestions(original) if original is not None else DrawnQuestions()
-    every = read_records(records)
-    left_out = set(read_json(held_out)["ids"]) if held_out is not None else set()
-    rows = [row for row in every if row["id"] not in left_out]
+    rows = read_records(records)
     samples = [to_llava(row, source.of(row["id"])) for row in rows]
     _check_images(samples, Path(image_root))
     with atomic_path(out) as temporary:
         lines = ",\n".join(json.dumps(sample, allow_nan=False) for sample in samples)
         temporary.write_text(f"[\n{lines}\n]\n" if samples else "[]\n", encoding="ascii")
-    files = {"records": records, "original": original, "held_out": held_out}
     write_manifest(
         manifest,
         stage="dataset",
-        inputs={name: path for name, path in files.items() if path is not None},
+        inputs={"records": records} | ({"original": original} if original is not None else {}),
         outputs={"train": out},
         settings={"question_source": BY_ID if original is None else FROM_ORIGINAL},
-        counts={"records_in": len(every), "records_out": len(samples)},
+        counts={"records_in": len(rows), "records_out": len(samples)},
         started=started,
         details=_digests(rows, samples),
     )

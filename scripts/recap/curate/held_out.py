@@ -15,29 +15,31 @@ from ..hashing import stable_fraction
 from ..io import atomic_path, iter_jsonl, read_json, write_json
 from .convert import to_llava
 from .questions import DrawnQuestions, OriginalQuestions
-from .records import captioned_text, iter_shards, read_records
+from .records import captioned_text, iter_shards
 
 
-def draw_held_out(arms: Sequence[str | Path], *, size: int, seed: int, out: str | Path) -> None:
-    """Draw the ids that every arm holds out, from those that every arm has.
+def draw_held_out(shards: Sequence[str | Path], *, size: int, seed: int, out: str | Path) -> None:
+    """Draw the ids that every arm leaves out.
+
+    They are drawn from one arm, so that an arm added later changes nothing for the others.
 
     Args:
-        arms: merged records, one file an arm.
+        shards: records of the arm, all its filters passed.
         size: number of ids.
         seed: the ids with the smallest hash of (seed, id) are drawn, so that a
             larger draw holds a smaller one.
-        out: ``{"ids": [...], "common": n}``.
+        out: ``{"ids": [...], "records": n}``.
 
     Raises:
         RecapError: if nothing would be left to train on.
     """
-    common = set.intersection(*({row["id"] for row in read_records(arm)} for arm in arms))
-    if len(common) <= size:
+    ids = [row["id"] for row in iter_shards(shards)]
+    if len(ids) <= size:
         raise RecapError(
-            f"held_out.records is {size}, but the {len(arms)} arms share only {len(common)} "
-            "records, so nothing would be left to train on; lower it"
+            f"held_out.records is {size}, but the reference arm has only {len(ids)} records, so "
+            "nothing would be left to train on; lower it"
         )
-    write_json(out, {"ids": _first(common, seed)[:size], "common": len(common)})
+    write_json(out, {"ids": _first(ids, seed)[:size], "records": len(ids)})
 
 
 def read_held_out(path: str | Path) -> list[str]:

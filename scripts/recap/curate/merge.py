@@ -16,6 +16,7 @@ from .funnel import (
     validate_stage,
     worst_operator,
 )
+from .held_out import read_held_out
 from .records import Record, iter_shards, read_records
 
 _NAMED = 10
@@ -34,6 +35,7 @@ def merge_arm(
     match_ids: str | Path | None = None,
     max_records: int | None = None,
     max_records_of: str | Path | None = None,
+    held_out: str | Path | None = None,
     seed: int = 0,
 ) -> dict[str, Any]:
     """Concatenate an arm's shards, match another arm's ids, apply the budget.
@@ -52,6 +54,7 @@ def merge_arm(
         max_records: budget; the records with the smallest hash of (seed, id)
             stay, in order, so a smaller budget is a subset of a larger one.
         max_records_of: merged records whose number is the budget, exactly.
+        held_out: ids that are left out first, see :mod:`recap.curate.held_out`.
         seed: seed of the budget.
 
     Raises:
@@ -65,6 +68,8 @@ def merge_arm(
     stages = [validate_stage(report), *operator_stages("select", pre_counts)]
     stages += operator_stages("reselect", post_counts)
     check_conservation(arm, stages, len(rows))
+    if held_out is not None:
+        rows = _left_in(rows, held_out, stages)
     if match_ids is not None:
         rows = _matched(arm, rows, match_ids, stages)
     if max_records_of is not None:
@@ -78,7 +83,7 @@ def merge_arm(
     document = {"arm": arm, "stages": stages, "rejects_by_reason": report["rejects"]}
     write_json(funnel, document)
     inputs: dict[str, str | Path] = {f"shard_{i:05d}": path for i, path in enumerate(shards)}
-    others = {"match_ids": match_ids, "max_records_of": max_records_of}
+    others = {"match_ids": match_ids, "max_records_of": max_records_of, "held_out": held_out}
     write_manifest(
         manifest,
         stage="dataset",
@@ -91,6 +96,13 @@ def merge_arm(
         details={"ids_sha256": digest_json([row["id"] for row in rows])},
     )
     return document
+
+
+def _left_in(rows: list[Record], held_out: str | Path, stages: list[Stage]) -> list[Record]:
+    left_out = set(read_held_out(held_out))
+    kept = [row for row in rows if row["id"] not in left_out]
+    stages.append(stage("held_out", None, len(rows), len(kept)))
+    return kept
 
 
 def _matched(

@@ -12,7 +12,6 @@ from recap.config.sheets import read_sheet
 from recap.config.wiring import Wiring
 from recap.errors import RecapError
 
-HELD_OUT_ARMS = ("baseline", "blip2_enhanced")
 SHIPPED = sorted(path.stem for path in Path("config/experiments").glob("*.yaml"))
 
 
@@ -202,29 +201,16 @@ def test_unknown_template_lists_the_known_ones(tmp_path):
 
 def test_held_out_sets_are_the_same_for_every_arm_and_off_by_default():
     demo = HeldOutWiring(Wiring(load_experiment(raw_config("demo"))))
-    assert demo.arms() == [f"results/demo/arms/{a}/merged.jsonl" for a in HELD_OUT_ARMS]
+    kept = "results/demo/arms/blip2_enhanced/kept/"
+    assert all(path.startswith(kept) for path in demo.population())
     assert list(demo.sets("pretrain")) == ["original", "blip2-micro"]
     assert list(demo.sets("finetune")) == ["instructions"]
     assert demo.instructions() == "results/demo/held_out/train/instructions.json"
     assert demo.captions("original") == []
-    assert all("/shards/" in path for path in demo.records("original"))
+    assert all("/recipes/basic/kept/" in path for path in demo.records())
     assert all("/captions/blip2-micro/" in path for path in demo.captions("blip2-micro"))
     raw = raw_config("demo")
     raw["held_out"] |= {"records": 0, "instructions": 0}
     off = HeldOutWiring(Wiring(load_experiment(raw)))
     assert (off.ids(), off.flags("pretrain"), off.flags("finetune")) == ([], "", "")
     assert off.instructions() == "resources/worlds/demo/sft.json"
-
-
-def test_arms_without_ids_in_common_hold_nothing_out(tmp_path):
-    raw = raw_config("demo")
-    raw["arms"] = ["filtered_only", "other"]
-    raw |= {"funnel_arms": [], "reference_arm": "filtered_only"}
-    raw["worlds"]["clean"] = {}
-    sheet = tmp_path / "arms.tsv"
-    lines = Path("config/arms.tsv").read_text().splitlines()
-    row = next(line for line in lines if line.startswith("filtered_only\t")).split("\t")
-    sheet.write_text("\n".join([*lines, "\t".join(["other", "clean", *row[2:]])]) + "\n")
-    raw["sheets"]["arms"] = str(sheet)
-    with pytest.raises(RecapError, match=r"`held_out.records`: the arms have no ids in common"):
-        load_experiment(raw)

@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from recap.curate.convert import convert_llava
 from recap.curate.held_out import convert_held_out, draw_held_out, split_instructions
+from recap.curate.merge import merge_arm
 from recap.curate.records import original_text
 from recap.errors import RecapError
-from recap.io import read_json, write_json, write_jsonl
+from recap.io import read_json, read_jsonl, write_json, write_jsonl
 
 
 def merged(path: Path, ids) -> Path:
@@ -22,56 +22,63 @@ def merged(path: Path, ids) -> Path:
 
 
 @pytest.fixture
-def arms(tmp_path: Path) -> list[Path]:
+def shards(tmp_path: Path) -> list[Path]:
     (tmp_path / "images").mkdir()
-    for i in "abcdefgh":
+    for i in "abcdef":
         Image.new("RGB", (4, 4)).save(tmp_path / f"images/{i}.png")
-    return [merged(tmp_path / "one.jsonl", "abcdef"), merged(tmp_path / "two.jsonl", "hfedcg")]
+    return [merged(tmp_path / "0.jsonl", "abcd"), merged(tmp_path / "1.jsonl", "ef")]
 
 
-def draw(arms: list[Path], size: int, seed: int = 1) -> list[str]:
-    out = arms[0].with_name(f"ids{size}.json")
-    draw_held_out(arms, size=size, seed=seed, out=out)
+def draw(shards: list[Path], size: int, seed: int = 1) -> list[str]:
+    out = shards[0].with_name(f"ids{size}.json")
+    draw_held_out(shards, size=size, seed=seed, out=out)
     return read_json(out)["ids"]
 
 
-def test_only_ids_of_all_arms_are_drawn_whatever_their_order(arms: list[Path]) -> None:
-    three = draw(arms, 3)
-    assert set(three) < set("cdef")
-    assert draw(arms, 2) == three[:2], "a smaller draw is part of a larger one"
-    assert draw(arms[::-1], 3) == three
-    assert len({tuple(draw(arms, 3, seed)) for seed in range(20)}) > 5
-    with pytest.raises(RecapError, match=r"the 2 arms share only 4 records"):
-        draw(arms, 4)
+def test_the_draw_depends_on_ids_and_seed_alone(shards: list[Path]) -> None:
+    three = draw(shards, 3)
+    assert len(set(three) & set("abcdef")) == 3
+    assert draw(shards, 2) == three[:2], "a smaller draw is part of a larger one"
+    assert draw(shards[::-1], 3) == three
+    assert len({tuple(draw(shards, 3, seed)) for seed in range(20)}) > 5
+    with pytest.raises(RecapError, match=r"the reference arm has only 6 records"):
+        draw(shards, 6)
 
 
-def test_what_is_held_out_is_not_trained_on(arms: list[Path], tmp_path: Path) -> None:
-    ids = draw(arms, 2)
-    for arm in arms:
-        convert_llava(
-            arm,
-            image_root=tmp_path,
-            out=tmp_path / "train.json",
+def test_every_arm_leaves_them_out_before_it_is_matched(shards: list[Path], tmp_path: Path) -> None:
+    ids = draw(shards, 2)
+    report = {"lines": 6, "accepted": 6, "rejected": 0, "rejects": {}}
+    write_json(tmp_path / "validate.json", report)
+    first, second = tmp_path / "first.jsonl", tmp_path / "second.jsonl"
+    for out, changes in ((first, {"max_records": 3}), (second, {"match_ids": first})):
+        funnel = merge_arm(
+            "arm",
+            list(shards),
+            out=out,
+            funnel=tmp_path / "funnel.json",
             manifest=tmp_path / "manifest.json",
+            validate_report=tmp_path / "validate.json",
+            pre_counts=[],
+            post_counts=[],
             held_out=tmp_path / "ids2.json",
+            **changes,
         )
-        trained = [sample["id"] for sample in read_json(tmp_path / "train.json")]
-        assert len(trained) == 4
-        assert not set(trained) & set(ids)
-        manifest = read_json(tmp_path / "manifest.json")
-        assert manifest["counts"] == {"records_in": 6, "records_out": 4}
-        assert manifest["details"]["records"] == 4
+        assert [stage["stage"] for stage in funnel["stages"]][1] == "held_out"
+        assert funnel["stages"][1]["records_out"] == 4
+        kept = [row["id"] for row in read_jsonl(out)]
+        assert len(kept) == 3
+        assert not set(kept) & set(ids)
 
 
-def test_both_styles_ask_the_same_ids_and_questions(arms: list[Path], tmp_path: Path) -> None:
-    ids = draw(arms, 3)
+def test_both_styles_ask_the_same_ids_and_questions(shards: list[Path], tmp_path: Path) -> None:
+    ids = draw(shards, 3)
     captions = tmp_path / "captions.jsonl"
     write_jsonl(captions, ({"id": i, "caption": f"new {i}\n"} for i in "abcdef"))
-    for name, shards in (("original", []), ("blip2", [captions])):
+    for name, new in (("original", []), ("blip2", [captions])):
         convert_held_out(
             tmp_path / "ids3.json",
-            [arms[0]],
-            captions=shards,
+            shards,
+            captions=new,
             image_root=tmp_path,
             out=tmp_path / f"{name}.json",
         )
@@ -84,7 +91,7 @@ def test_both_styles_ask_the_same_ids_and_questions(arms: list[Path], tmp_path: 
     with pytest.raises(RecapError, match="not among the records and captions"):
         convert_held_out(
             tmp_path / "ids3.json",
-            [arms[0]],
+            shards,
             captions=[captions],
             image_root=tmp_path,
             out=tmp_path / "none.json",
