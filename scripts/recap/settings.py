@@ -170,6 +170,20 @@ class FinetuneSettings(StageSettings):
     """Stage 2: instruction tuning with LoRA."""
 
     lora: LoraSettings = LoraSettings()
+    base_quantization: Literal["none", "nf4"] = Field(
+        "none",
+        description="`nf4`: QLoRA, the frozen language model's linear layers in 4 bits, a quarter "
+        "of bfloat16's memory and slower; needs the package bitsandbytes",
+    )
+
+    @model_validator(mode="after")
+    def _lengths_need_full_weights(self) -> "FinetuneSettings":
+        if self.base_quantization != "none" and self.lora.use_dora:
+            raise ValueError(
+                "DoRA starts from the lengths of unquantised weights; use it with "
+                "`base_quantization: none`"
+            )
+        return self
 
 
 class TrainSettings(Settings):

@@ -10,12 +10,14 @@ from pydantic import ValidationError
 from ..errors import RecapError
 from ..settings import explain
 from ..shards import shard_count
+from .presets import with_preset
 from .schema import (
     ArmRow,
     BaseModelRow,
     BenchmarkRow,
     CorpusRow,
     ExperimentConfig,
+    FinetunePresetRow,
     InstructionsRow,
     ModelRow,
 )
@@ -112,6 +114,8 @@ def load_experiment(raw: dict[str, Any]) -> Experiment:
         config = ExperimentConfig.model_validate(raw)
     except ValidationError as error:
         raise RecapError(f"configuration: {explain(error)}") from error
+    presets = read_sheet(config.sheets.finetune_presets, "preset", FinetunePresetRow)
+    config = with_preset(config, presets)
     arms = read_sheet(config.sheets.arms, "arm", ArmRow)
     models = read_sheet(config.sheets.models, "model", ModelRow)
     base_models = read_sheet(config.sheets.base_models, "base_model", BaseModelRow)

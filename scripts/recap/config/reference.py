@@ -15,6 +15,7 @@ from .schema import (
     BenchmarkRow,
     CorpusRow,
     ExperimentConfig,
+    FinetunePresetRow,
     InstructionsRow,
     ModelRow,
 )
@@ -26,6 +27,7 @@ _SHEETS: dict[str, type[Settings]] = {
     "models.tsv": ModelRow,
     "base_models.tsv": BaseModelRow,
     "benchmarks.tsv": BenchmarkRow,
+    "finetune_presets.tsv": FinetunePresetRow,
 }
 
 _HEAD = """\
