@@ -15,6 +15,7 @@ from ..perf import PerfRecord
 from .data import id_order_hash, question_hash
 from .prepare import PreparedData
 from .request import StageRequest
+from .schedule import StepPlan
 from .stability import convergence, stability
 from .telemetry import TELEMETRY_NAME, Telemetry
 
@@ -77,6 +78,7 @@ def write_results(
         seed=request.seed,
         details={
             **_details(request, data, provenance),
+            "micro_batch_sizes": sorted({row["micro_batch_size"] for row in telemetry.perf.rows}),
             "tensors": {
                 name: tensor_table(out / name) for name in names if name.endswith(".safetensors")
             },
@@ -139,13 +141,14 @@ def _details(request: StageRequest, data: PreparedData, provenance: Provenance) 
 
 
 def record_cost(
-    perf: PerfRecord, data: PreparedData, seconds: list[float], resumed_from: int
+    perf: PerfRecord, data: PreparedData, plan: StepPlan, seconds: list[float], resumed_from: int
 ) -> None:
     """Put counts and step times of this process into the performance record.
 
     Args:
         perf: the record; its ``items`` become the samples trained on here.
         data: the training set.
+        plan: of the last update; its micro-batch may be smaller than planned.
         seconds: wall time of each update made by this process.
         resumed_from: update of the checkpoint this process started from, else 0.
     """
@@ -159,7 +162,7 @@ def record_cost(
         "median_update_seconds": round(statistics.median(seconds), 4) if seconds else None,
         "samples_per_training_second": round(perf.items / sum(seconds), 3) if seconds else None,
         "supervised_tokens": tokens,
-        "micro_batch_size": data.plan.micro_batch,
-        "accumulation": data.plan.accumulation,
-        "world_size": data.plan.world_size,
+        "micro_batch_size": plan.micro_batch,
+        "accumulation": plan.accumulation,
+        "world_size": plan.world_size,
     }

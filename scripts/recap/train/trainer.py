@@ -1,16 +1,15 @@
 """``transformers.Trainer`` with our order, loss normalisation, gates and checkpoints."""
 
 import logging
-import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
-from torch import nn
+from torch import distributed, nn
 from torch.utils.data import DataLoader
-from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers import PrinterCallback, Trainer, TrainingArguments
 
 from ..errors import RecapError
 from ..perf import peak_memory_mib
@@ -21,6 +20,7 @@ from .held_out import HeldOutSet, summed_loss
 from .schedule import StepPlan
 from .signals import StopRequest
 from .state import StateStore
+from .steps import LazyBatches, StepEnd
 from .telemetry import Telemetry
 from .trackers import Tracker
 
@@ -29,25 +29,8 @@ logger = logging.getLogger(__name__)
 TRAINABLES_NAME = "trainables.safetensors"
 
 
-class LazyBatches:
-    """The micro-batches of one update, drawn from the loader one at a time.
-
-    The trainer would otherwise hold the images of a whole update on the device.
-    """
-
-    def __init__(self, source: Iterator[Any], count: int) -> None:
-        self._source = source
-        self._count = count
-
-    def __len__(self) -> int:
-        return self._count
-
-    def __iter__(self) -> Iterator[Any]:
-        for number in range(self._count):
-            try:
-                yield next(self._source)
-            except StopIteration as error:
-                raise RuntimeError(f"the loader ended at micro-batch {number}") from error
+class OutOfMemoryInUpdateError(Exception):
+    """The GPU's memory did not suffice for a micro-batch; no rank has applied the update."""
 
 
 class StageTrainer(Trainer):
@@ -84,7 +67,7 @@ class StageTrainer(Trainer):
 
         Args:
             model: trained parts in float32.
-            args: see :func:`training_arguments`.
+            args: see :mod:`.arguments`.
             dataset: what the loader reads.
             collator: of micro-batches.
             ids: of the samples.
@@ -105,7 +88,7 @@ class StageTrainer(Trainer):
         self._order = list(order)
         self._tokens_of_update = tokens_of_update
         self._positions_of_update = positions_of_update
-        self._plan = plan
+        self.plan = plan
         self.gates = gates
         self._telemetry = telemetry
         self._tracker = tracker
@@ -115,13 +98,15 @@ class StageTrainer(Trainer):
         self._dataset = dataset
         self._losses: list[torch.Tensor] = []
         self._pending: dict[str, Any] = {}
+        self._exhausted = False
+        self._rng: list[torch.Tensor] = []
         self.update_seconds: list[float] = []
         super().__init__(
             model=model,
             args=args,
             train_dataset=dataset,
             data_collator=collator,
-            callbacks=[_StepEnd(self, stop, save_steps)],
+            callbacks=[StepEnd(self, stop, save_steps)],
         )
         self.remove_callback(PrinterCallback)
         self.model_accepts_loss_kwargs = True
@@ -130,7 +115,7 @@ class StageTrainer(Trainer):
         """Return the loader over the given order; its generator keeps the global RNG untouched."""
         loader = DataLoader(
             self._dataset,
-            batch_size=self._plan.micro_batch,
+            batch_size=self.plan.micro_batch,
             sampler=self._order,
             collate_fn=self.data_collator,
             num_workers=self.args.dataloader_num_workers,
@@ -144,14 +129,71 @@ class StageTrainer(Trainer):
     ) -> tuple[Any, int]:
         """Return the update's micro-batches and its global count of supervised tokens."""
         del device
+        self._rng = [torch.get_rng_state()]
+        if self.args.device.type == "cuda":
+            self._rng.append(torch.cuda.get_rng_state())
         tokens = self._tokens_of_update[self.state.global_step]
         return LazyBatches(epoch_iterator, num_batches), tokens
 
     def training_step(self, model: nn.Module, inputs: Any, num_items_in_batch: Any = None) -> Any:
-        """Run one micro-batch and remember its share of the update's loss."""
-        loss = super().training_step(model, inputs, num_items_in_batch)
+        """Run one micro-batch and remember its share of the update's loss.
+
+        Gradients stay on their rank until all micro-batches of the update are done. Hence a
+        rank that runs out of memory never leaves the others waiting for it.
+        """
+        loss = torch.zeros((), device=self.args.device)
+        if not self._exhausted:
+            try:
+                with self.accelerator.no_sync(model):
+                    loss = super().training_step(model, inputs, num_items_in_batch)
+            except torch.cuda.OutOfMemoryError as error:
+                logger.warning("update %d: %s", self.state.global_step + 1, error)
+                self._exhausted = True
         self._losses.append(loss)
+        if self.accelerator.gradient_state.sync_gradients:
+            self._settle(model)
         return loss
+
+    def _settle(self, model: nn.Module) -> None:
+        """Average the update's gradients over the ranks, or leave it if memory ran out on one.
+
+        Raises:
+            OutOfMemoryInUpdateError: on every rank alike.
+        """
+        if self.agreed(self._exhausted):
+            raise OutOfMemoryInUpdateError
+        gradients = []
+        for parameter in model.parameters():
+            # An update without images has no gradient for the projector; zero, not "skip it",
+            # whatever the cut into micro-batches and ranks.
+            if parameter.requires_grad:
+                if parameter.grad is None:
+                    parameter.grad = torch.zeros_like(parameter)
+                gradients.append(parameter.grad)
+        if self.args.world_size > 1:
+            pending = [distributed.all_reduce(g, async_op=True) for g in gradients]
+            for work in pending:
+                work.wait()
+            torch._foreach_div_(gradients, self.args.world_size)
+
+    def keep_last_update(self) -> Path | None:
+        """Write the state after the last update, once the next one ran out of memory.
+
+        Returns:
+            The checkpoint; None before the first update.
+        """
+        for parameter in self.trainables().values():
+            parameter.grad = None
+        if self.args.device.type == "cuda":
+            torch.cuda.empty_cache()
+        if self._rng:
+            torch.set_rng_state(self._rng[0])
+        if len(self._rng) > 1:
+            torch.cuda.set_rng_state(self._rng[1])
+        if self.state.global_step == 0:
+            return None
+        self._save_checkpoint(self.accelerator.unwrap_model(self.model), None)
+        return self._store.latest()
 
     def floating_point_ops(self, inputs: Any) -> int:
         """Return 0: the default walks over all parameters for each micro-batch."""
@@ -161,16 +203,11 @@ class StageTrainer(Trainer):
     def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> float:
         """Check loss and gradient; called once an update, before the optimizer moves."""
         norm = float(super()._get_grad_norm(model, grad_norm))
-        for parameter in model.parameters():
-            # An update without images has no gradient for the projector; zero, not "skip it",
-            # whatever the cut into micro-batches and ranks.
-            if parameter.requires_grad and parameter.grad is None:
-                parameter.grad = torch.zeros_like(parameter)
         share = torch.stack(self._losses).sum().reshape(1)
         loss = float(self.accelerator.gather(share).mean())
         self._losses.clear()
         update = self.state.global_step
-        size = self._plan.global_batch
+        size = self.plan.global_batch
         indices = self._order[update * size : (update + 1) * size]
         self.gates.check(update + 1, loss, norm, [self._ids[index] for index in indices])
         self._pending = {
@@ -195,7 +232,7 @@ class StageTrainer(Trainer):
             "samples_per_second": round(row["samples"] / seconds, 3),
             "tokens_per_second": round(positions / seconds, 3),
             "memory_mib": peak_memory_mib(),
-            "micro_batch_size": self._plan.micro_batch,
+            "micro_batch_size": self.plan.micro_batch,
         }
         self._telemetry.perf.append(cost)
         self.update_seconds.append(seconds)
@@ -210,7 +247,7 @@ class StageTrainer(Trainer):
         rank, ranks, step = self.args.process_index, self.args.world_size, self.state.global_step
         for data in self._held_out:
             mine = range(rank, len(data.dataset), ranks)
-            part = summed_loss(model, mine, data, self.data_collator, self._plan.micro_batch)
+            part = summed_loss(model, mine, data, self.data_collator, self.plan.micro_batch)
             share = torch.tensor([part], dtype=torch.float64, device=self.args.device)
             loss = float(self.accelerator.gather(share).sum()) / data.tokens
             row = {
@@ -271,76 +308,3 @@ class StageTrainer(Trainer):
         with torch.no_grad():
             for name, parameter in trained.items():
                 parameter.copy_(tensors[name])
-
-
-class _StepEnd(TrainerCallback):
-    """After each update: telemetry, and checkpoints when due or when asked to stop."""
-
-    def __init__(self, trainer: StageTrainer, stop: StopRequest, save_steps: int) -> None:
-        self._trainer = trainer
-        self._stop = stop
-        self._save_steps = save_steps
-        self._last = 0.0
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self._last = time.perf_counter()
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> Any:
-        trainer = self._trainer
-        now = time.perf_counter()
-        trainer.record_update(now - self._last)
-        self._last = now
-        every = trainer.held_out_every
-        if state.global_step >= state.max_steps:
-            trainer.measure_held_out()
-            return control
-        if every and state.global_step % every == 0:
-            trainer.measure_held_out()
-            self._last = time.perf_counter()
-        stopping = trainer.agreed(bool(self._stop))
-        control.should_save = stopping or state.global_step % self._save_steps == 0
-        control.should_training_stop = stopping
-        return control
-
-
-def training_arguments(
-    output_dir: Path, plan: StepPlan, *, seed: int, use_cpu: bool, **optimizer: Any
-) -> TrainingArguments:
-    """Return the trainer's arguments for one flat pass over the given order.
-
-    AdamW with betas 0.9/0.999 and epsilon 1e-8 on float32 parameters, cosine to
-    zero; no mixed-precision wrapper, as the model casts trained weights where it
-    uses them.
-    """
-    extra: dict[str, Any] = {"ddp_backend": "gloo"} if use_cpu and plan.world_size > 1 else {}
-    args = TrainingArguments(
-        output_dir=str(output_dir),
-        per_device_train_batch_size=plan.micro_batch,
-        gradient_accumulation_steps=plan.accumulation,
-        num_train_epochs=1,
-        lr_scheduler_type="cosine",
-        warmup_steps=plan.warmup_updates,
-        optim="adamw_torch",
-        adam_beta1=0.9,
-        adam_beta2=0.999,
-        adam_epsilon=1e-8,
-        seed=seed,
-        use_cpu=use_cpu,
-        logging_strategy="no",
-        save_strategy="no",
-        eval_strategy="no",
-        logging_nan_inf_filter=False,
-        report_to=[],
-        disable_tqdm=True,
-        remove_unused_columns=False,
-        dataloader_num_workers=0 if use_cpu else 4,
-        dataloader_pin_memory=not use_cpu,
-        ddp_broadcast_buffers=False,
-        ddp_find_unused_parameters=False,
-        **optimizer,
-        **extra,
-    )
-    if args.device.type == "cuda":
-        # One process drives one device; more of them are for a launcher, not for DataParallel.
-        args._n_gpu = 1
-    return args
