@@ -97,6 +97,7 @@ rule build_gallery:
             for path in WIRING.arm_captions(wildcards.arm, shard)
         ],
         kept="results/{experiment}/arms/{arm}/merged.jsonl",
+        held_out=HELD_OUT.ids(),
         decisions=lambda wildcards: WIRING.decisions(wildcards.arm),
         truth=lambda wildcards: WIRING.truth(EXPERIMENT.arms[wildcards.arm].corpus),
     output:
@@ -111,6 +112,7 @@ rule build_gallery:
         runtime=minutes(COMPUTE.runtime_minutes),
     params:
         truth=lambda wildcards, input: (f"--truth {input.truth}" if input.truth else ""),
+        held_out=lambda wildcards, input: (f"--held-out {input.held_out}" if input.held_out else ""),
         size=SETTINGS.report.gallery_size,
         seed=SETTINGS.compare.seed,
         stage_version=STAGE_VERSIONS["report"],
@@ -122,6 +124,7 @@ rule build_gallery:
             --kept {input.kept:q} \
             --decisions {input.decisions:q} \
             {params.truth} \
+            {params.held_out} \
             --size {params.size} \
             --seed {params.seed} \
             --out {output.gallery:q} \

@@ -172,9 +172,9 @@ class StageTrainer(Trainer):
                 gradients.append(parameter.grad)
         if self.args.world_size > 1:
             pending = [distributed.all_reduce(g, async_op=True) for g in gradients]
-            for work in pending:
+            for gradient, work in zip(gradients, pending, strict=True):
                 work.wait()
-            torch._foreach_div_(gradients, self.args.world_size)
+                gradient /= self.args.world_size
 
     def keep_last_update(self) -> Path | None:
         """Write the state after the last update, once the next one ran out of memory.
