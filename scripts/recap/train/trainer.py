@@ -174,7 +174,7 @@ class StageTrainer(Trainer):
             pending = [distributed.all_reduce(g, async_op=True) for g in gradients]
             for gradient, work in zip(gradients, pending, strict=True):
                 work.wait()
-                gradient /= self.args.world_size
+                gradient.div_(self.args.world_size)
 
     def keep_last_update(self) -> Path | None:
         """Write the state after the last update, once the next one ran out of memory.
