@@ -4,6 +4,7 @@ from scripts.recap.config import experiment_files, load_experiment
 from scripts.recap.config.comparison import ComparisonWiring
 from scripts.recap.config.fetching import FetchWiring
 from scripts.recap.config.steps import StepWiring
+from scripts.recap.config.held_out import HeldOutWiring
 from scripts.recap.config.wiring import NO_RECIPE, Wiring, as_json
 from scripts.recap.curate.recipe import measurements
 from scripts.recap.errors import RecapError
@@ -31,6 +32,7 @@ WIRING = Wiring(EXPERIMENT)
 STEPS = parse_or_stop(StepWiring, WIRING)
 FETCHING = FetchWiring(WIRING)
 COMPARISON = ComparisonWiring(WIRING)
+HELD_OUT = HeldOutWiring(WIRING)
 ARMS = SETTINGS.arms + SETTINGS.funnel_arms
 
 
@@ -42,6 +44,7 @@ wildcard_constraints:
     corpus="|".join(EXPERIMENT.corpora),
     captioner="|".join(m for m, r in EXPERIMENT.models.items() if r.role == "captioner"),
     world="|".join(SETTINGS.worlds) or NO_RECIPE,
+    style="|".join(HELD_OUT.styles()),
     recipe=r"[a-z0-9_]+",
     shard=r"\d{5}",
     chunks=r"\d+",

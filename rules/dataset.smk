@@ -4,6 +4,7 @@ rule merge_arm:
         shards=lambda wildcards: WIRING.arm_kept(wildcards.arm),
         matched=lambda wildcards: WIRING.matched(wildcards.arm),
         sized=lambda wildcards: WIRING.sized(wildcards.arm),
+        held_out=HELD_OUT.ids(),
         validate_report=lambda wildcards: (
             f"results/{wildcards.experiment}/corpus/"
             f"{EXPERIMENT.arms[wildcards.arm].corpus}/validate.json"
@@ -24,6 +25,7 @@ rule merge_arm:
         runtime=minutes(COMPUTE.runtime_minutes),
     params:
         matched=lambda wildcards, input: (f"--match-ids {input.matched}" if input.matched else ""),
+        held_out=lambda wildcards, input: (f"--held-out {input.held_out}" if input.held_out else ""),
         budget=lambda wildcards: WIRING.budget_flags(wildcards.arm),
         shards=lambda wildcards, input: shard_range(input.shards),
         pre_counts=lambda wildcards, input: range_flag("--pre-counts", input.pre_counts),
@@ -35,6 +37,7 @@ rule merge_arm:
             --arm {wildcards.arm:q} \
             --shards {params.shards:q} \
             {params.matched} \
+            {params.held_out} \
             {params.budget} \
             --validate-report {input.validate_report:q} \
             {params.pre_counts} \
@@ -142,6 +145,7 @@ rule build_gallery:
             for path in WIRING.arm_captions(wildcards.arm, shard)
         ],
         kept="results/{experiment}/arms/{arm}/merged.jsonl",
+        held_out=HELD_OUT.ids(),
         decisions=lambda wildcards: WIRING.decisions(wildcards.arm),
         truth=lambda wildcards: WIRING.truth(EXPERIMENT.arms[wildcards.arm].corpus),
     output:
@@ -159,6 +163,7 @@ rule build_gallery:
         captions=lambda wildcards, input: range_flag("--captions", input.captions),
         decisions=lambda wildcards, input: shard_range(input.decisions),
         truth=lambda wildcards, input: (f"--truth {input.truth}" if input.truth else ""),
+        held_out=lambda wildcards, input: (f"--held-out {input.held_out}" if input.held_out else ""),
         size=SETTINGS.report.gallery_size,
         seed=SETTINGS.compare.seed,
         stage_version=STAGE_VERSIONS["report"],
@@ -170,6 +175,7 @@ rule build_gallery:
             --kept {input.kept:q} \
             --decisions {params.decisions:q} \
             {params.truth} \
+            {params.held_out} \
             --size {params.size} \
             --seed {params.seed} \
             --out {output.gallery:q} \

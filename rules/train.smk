@@ -3,12 +3,15 @@ rule pretrain:
     input:
         **WIRING.base_manifests(),
         data=lambda wildcards: WIRING.train_data(wildcards.arm),
+        held_out=list(HELD_OUT.sets("pretrain").values()),
     output:
         projector="results/{experiment}/runs/{arm}/seed{seed}/pretrain/mm_projector.safetensors",
         telemetry="results/{experiment}/runs/{arm}/seed{seed}/pretrain/telemetry.jsonl",
+        metrics="results/{experiment}/runs/{arm}/seed{seed}/pretrain/metrics.json",
         gates="results/{experiment}/runs/{arm}/seed{seed}/pretrain/gates.json",
         manifest="results/{experiment}/runs/{arm}/seed{seed}/pretrain/manifest.json",
         perf="results/{experiment}/perf/pretrain/{arm}.seed{seed}.json",
+        updates="results/{experiment}/perf/pretrain/{arm}.seed{seed}.updates.jsonl",
     log:
         "logs/{experiment}/pretrain/{arm}.seed{seed}.log",
     benchmark:
@@ -19,16 +22,19 @@ rule pretrain:
     resources:
         gpu=COMPUTE.train_gpus,
         save_steps=SETTINGS.train.pretrain.save_steps,
+        tracker=SETTINGS.train.tracker,
         mem_mb=megabytes(COMPUTE.model_mem_mb),
         runtime=minutes(COMPUTE.train_runtime_minutes),
     params:
         launcher=WIRING.train_launcher(),
         base=WIRING.base_flags(),
         image_root=lambda wildcards: WIRING.image_root(corpus_row(wildcards)),
+        held_out=HELD_OUT.flags("pretrain"),
         settings=as_json(SETTINGS.train.pretrain, exclude={"save_steps"}),
         folder=subpath(output.manifest, parent=True),
         seed=lambda wildcards: WIRING.train_seed(wildcards.arm, wildcards.seed),
         state="results/{experiment}/state/pretrain/{arm}.seed{seed}",
+        log_dir="logs/{experiment}/tracking/{arm}.seed{seed}/pretrain",
         stage_version=STAGE_VERSIONS["train"],
     shell:
         """
@@ -37,11 +43,14 @@ rule pretrain:
             --data {input.data:q} \
             --image-root {params.image_root:q} \
             {params.base} \
+            {params.held_out} \
             --settings {params.settings:q} \
             --save-steps {resources.save_steps} \
             --seed {params.seed} \
             --state-dir {params.state:q} \
             --out-dir {params.folder:q} \
+            --log-dir {params.log_dir:q} \
+            --tracker {resources.tracker} \
             --perf {output.perf:q} \
             2>{log:q}
         """
@@ -51,7 +60,8 @@ rule finetune:
     """Stage 2: instruction tuning with LoRA, from stage 1's projector."""
     input:
         **WIRING.base_manifests(),
-        data=WIRING.data_file(EXPERIMENT.instructions, EXPERIMENT.instructions.json_file),
+        data=HELD_OUT.instructions(),
+        held_out=list(HELD_OUT.sets("finetune").values()),
         projector="results/{experiment}/runs/{arm}/seed{seed}/pretrain/mm_projector.safetensors",
         projector_manifest="results/{experiment}/runs/{arm}/seed{seed}/pretrain/manifest.json",
     output:
@@ -60,9 +70,11 @@ rule finetune:
         others="results/{experiment}/runs/{arm}/seed{seed}/finetune/non_lora_trainables.safetensors",
         config="results/{experiment}/runs/{arm}/seed{seed}/finetune/config.json",
         telemetry="results/{experiment}/runs/{arm}/seed{seed}/finetune/telemetry.jsonl",
+        metrics="results/{experiment}/runs/{arm}/seed{seed}/finetune/metrics.json",
         gates="results/{experiment}/runs/{arm}/seed{seed}/finetune/gates.json",
         manifest="results/{experiment}/runs/{arm}/seed{seed}/finetune/manifest.json",
         perf="results/{experiment}/perf/finetune/{arm}.seed{seed}.json",
+        updates="results/{experiment}/perf/finetune/{arm}.seed{seed}.updates.jsonl",
     log:
         "logs/{experiment}/finetune/{arm}.seed{seed}.log",
     benchmark:
@@ -73,16 +85,19 @@ rule finetune:
     resources:
         gpu=COMPUTE.train_gpus,
         save_steps=SETTINGS.train.finetune.save_steps,
+        tracker=SETTINGS.train.tracker,
         mem_mb=megabytes(COMPUTE.model_mem_mb),
         runtime=minutes(COMPUTE.train_runtime_minutes),
     params:
         launcher=WIRING.train_launcher(),
         base=WIRING.base_flags(),
         image_root=lambda wildcards: WIRING.image_root(EXPERIMENT.instructions),
+        held_out=HELD_OUT.flags("finetune"),
         settings=as_json(SETTINGS.train.finetune, exclude={"save_steps"}),
         folder=subpath(output.manifest, parent=True),
         seed=lambda wildcards: WIRING.train_seed(wildcards.arm, wildcards.seed),
         state="results/{experiment}/state/finetune/{arm}.seed{seed}",
+        log_dir="logs/{experiment}/tracking/{arm}.seed{seed}/finetune",
         stage_version=STAGE_VERSIONS["train"],
     shell:
         """
@@ -91,6 +106,7 @@ rule finetune:
             --data {input.data:q} \
             --image-root {params.image_root:q} \
             {params.base} \
+            {params.held_out} \
             --projector {input.projector:q} \
             --projector-manifest {input.projector_manifest:q} \
             --settings {params.settings:q} \
@@ -98,6 +114,8 @@ rule finetune:
             --seed {params.seed} \
             --state-dir {params.state:q} \
             --out-dir {params.folder:q} \
+            --log-dir {params.log_dir:q} \
+            --tracker {resources.tracker} \
             --perf {output.perf:q} \
             2>{log:q}
         """

@@ -19,6 +19,7 @@ def parser() -> argparse.ArgumentParser:
     cli.add_argument("--match-ids", help="merged records of the arm whose ids are kept")
     cli.add_argument("--max-records", type=int, help="record budget, sampled by id")
     cli.add_argument("--max-records-of", help="merged records whose number is the budget")
+    cli.add_argument("--held-out", help="ids that are left out, of hold_out.py")
     cli.add_argument("--seed", type=int, default=0, help="seed of the budget")
     cli.add_argument("--out", required=True, help="merged records")
     cli.add_argument("--funnel", required=True, help="counts of every stage as JSON")
@@ -43,6 +44,7 @@ def main(args: argparse.Namespace) -> None:
         match_ids=args.match_ids,
         max_records=args.max_records,
         max_records_of=args.max_records_of,
+        held_out=args.held_out,
         seed=args.seed,
     )
 

@@ -5,6 +5,15 @@ from pathlib import Path
 
 from recap.cli import load_settings, make_parser, run_cli
 from recap.mgm.options import add_parts_options, parts_from_args
+from recap.train.trackers import TRACKERS
+
+
+def named_path(text: str) -> tuple[str, Path]:
+    """Return the parts of ``NAME=PATH``."""
+    name, equals, path = text.partition("=")
+    if not (name and equals and path):
+        raise argparse.ArgumentTypeError(f"expected NAME=PATH, found {text!r}")
+    return name, Path(path)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -30,6 +39,12 @@ def parser() -> argparse.ArgumentParser:
     cli.add_argument("--seed", required=True, type=int, help="of initialisation, order, dropout")
     cli.add_argument("--state-dir", required=True, type=Path, help="resumable state")
     cli.add_argument("--out-dir", required=True, type=Path, help="weights, telemetry, manifest")
+    cli.add_argument(
+        "--held-out", nargs="+", type=named_path, default=[], metavar="NAME=JSON", help="asked only"
+    )
+    cli.add_argument("--held-out-every", type=int, default=0, help="updates; 0: at the end only")
+    cli.add_argument("--log-dir", type=Path, help="where the tracker writes; none without it")
+    cli.add_argument("--tracker", choices=TRACKERS, default="tensorboard")
     cli.add_argument("--perf", required=True, type=Path, help="times and memory, as JSON")
     return cli
 
@@ -47,6 +62,7 @@ def main(args: argparse.Namespace) -> None:
     parts = parts_from_args(args)
     for name in vars(parts):
         del arguments[name]
+    arguments["held_out"] = tuple(arguments["held_out"])
     arguments["settings"] = parse_settings(args.stage, values)
     run_stage(StageRequest(parts=parts, **arguments))
 

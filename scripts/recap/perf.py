@@ -41,6 +41,13 @@ class PerfRecord:
         write_json(path, self.as_dict())
 
 
+def peak_memory_mib() -> float:
+    """Return the peak memory so far in MiB: reserved on a GPU, else resident."""
+    figures = _gpu_figures()
+    resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return float(figures.get("gpu_peak_reserved_mib", round(resident, 1)))
+
+
 def _gpu_figures() -> dict[str, Any]:
     import sys
 

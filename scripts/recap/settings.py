@@ -157,12 +157,27 @@ class CaptionSettings(Settings):
 class LoraSettings(Settings):
     """The adapter of stage 2 (rank, alpha and dropout as in the reference run)."""
 
-    rank: int = Field(16, ge=1, description="rank r of the update")
-    alpha: float = Field(32, gt=0, description="the update is scaled by alpha / r")
-    dropout: float = Field(0.1, ge=0, lt=1, description="dropout on the adapter's input")
-    use_rslora: bool = Field(False, description="rsLoRA: scale by alpha / sqrt(r) instead")
+    rank: int = Field(
+        16,
+        ge=1,
+        description="rank r of the update; weights, gradients and moments of the adapter, 16 bytes "
+        "a number, grow with it",
+    )
+    alpha: float = Field(32, gt=0, description="the update is scaled by alpha / r, a pure number")
+    dropout: float = Field(
+        0.1,
+        ge=0,
+        lt=1,
+        description="share of the adapter's inputs set to zero while training; costs a mask of the "
+        "activations' size, and makes the trajectory depend on the micro-batch",
+    )
+    use_rslora: bool = Field(
+        False, description="rsLoRA: scale by alpha / sqrt(r) instead; costs nothing"
+    )
     use_dora: bool = Field(
-        False, description="DoRA: train the length of each row of the weights besides"
+        False,
+        description="DoRA: train the length of each row of the weights besides; a norm of every "
+        "adapted weight a pass, so slower, with more memory for activations",
     )
     rank_pattern: dict[str, int] = Field(
         default={},
@@ -176,36 +191,90 @@ class LoraSettings(Settings):
 class StageSettings(Settings):
     """One training stage."""
 
-    global_batch_size: int = Field(ge=1, description="samples an optimizer update")
-    micro_batch_size: int = Field(1, ge=1, description="samples a forward pass and rank")
-    learning_rate: float = Field(gt=0, description="peak learning rate")
-    warmup_ratio: float = Field(0.03, ge=0, le=1, description="share of updates to warm up")
-    weight_decay: float = Field(0.0, ge=0, description="AdamW weight decay")
-    max_grad_norm: float = Field(1.0, ge=0, description="gradient clipping norm; 0 switches it off")
-    epochs: int = Field(1, ge=1, description="passes over the training set")
-    max_length: int = Field(2048, ge=8, description="longest sequence, image tokens included")
+    global_batch_size: int = Field(
+        ge=1,
+        description="samples an optimizer update, over all passes and ranks; no effect on memory",
+    )
+    micro_batch_size: int = Field(
+        1,
+        ge=1,
+        description="samples a forward pass and rank; activations grow with it, and up to a point "
+        "samples/s do. Halved by itself where the GPU's memory runs out, which leaves the updates "
+        "as they were, dropout masks apart",
+    )
+    learning_rate: float = Field(
+        gt=0, description="peak learning rate, reached after the warm-up, then a cosine to zero"
+    )
+    warmup_ratio: float = Field(
+        0.03, ge=0, le=1, description="share of the updates over which the learning rate rises"
+    )
+    weight_decay: float = Field(
+        0.0, ge=0, description="AdamW weight decay, a share of the weight times the learning rate"
+    )
+    max_grad_norm: float = Field(
+        1.0, ge=0, description="gradients are scaled down to this 2-norm; 0 switches it off"
+    )
+    epochs: int = Field(1, ge=1, description="passes over the training set; time grows with it")
+    max_length: int = Field(
+        2048,
+        ge=8,
+        description="longest sequence in tokens, image tokens included; longer samples are cut. "
+        "Only a bound: memory and time follow the longest sample of each pass",
+    )
     image_aspect_ratio: Literal["square", "pad"] = Field(
-        description="`square` crops the centre, `pad` keeps the whole image"
+        description="`square` crops the centre, `pad` keeps the whole image; equal cost"
     )
     group_by_modality_length: bool = Field(
-        False, description="never mix image and text-only samples in an update; sort by length"
+        False,
+        description="never mix image and text-only samples in an update, and deal passes of nearly "
+        "equal total length, so that ranks wait less for each other",
     )
-    dtype: Dtype = Field("bfloat16", description="type of weights and activations")
+    dtype: Dtype = Field(
+        "bfloat16",
+        description="type of frozen weights and activations; float32 takes twice the memory and "
+        "more than twice the time on a GPU. Trained weights are float32 in any case",
+    )
     drop_path: float = Field(
         0.0,
         ge=0,
         lt=1,
         description="stochastic depth of the frozen ConvNeXt while training; upstream's is 0.1",
     )
-    gradient_checkpointing: bool = Field(True, description="recompute activations to save memory")
-    logging_steps: int = Field(1, ge=1, description="updates between telemetry lines")
-    save_steps: int = Field(50, ge=1, description="updates between resumable checkpoints")
+    gradient_checkpointing: bool = Field(
+        True,
+        description="keep the decoder layers' inputs alone and compute the rest again in the "
+        "backward pass: far less memory for about a third more time",
+    )
+    logging_steps: int = Field(
+        1, ge=1, description="updates between lines of telemetry.jsonl; spikes are always in it"
+    )
+    save_steps: int = Field(
+        50,
+        ge=1,
+        description="updates between resumable checkpoints, which hold what is trained and its "
+        "moments, 12 bytes a number; a killed run repeats fewer than so many updates",
+    )
 
 
 class FinetuneSettings(StageSettings):
     """Stage 2: instruction tuning with LoRA."""
 
     lora: LoraSettings = LoraSettings()
+    base_quantization: Literal["none", "nf4"] = Field(
+        "none",
+        description="`nf4`: QLoRA, the frozen language model's linear layers in 4 bits, a quarter "
+        "of bfloat16's memory and slower; needs the package bitsandbytes. The adapter is merged "
+        "into the unquantised weights",
+    )
+
+    @model_validator(mode="after")
+    def _lengths_need_full_weights(self) -> "FinetuneSettings":
+        if self.base_quantization != "none" and self.lora.use_dora:
+            raise ValueError(
+                "DoRA starts from the lengths of unquantised weights; use it with "
+                "`base_quantization: none`"
+            )
+        return self
 
 
 class TrainSettings(Settings):
@@ -213,6 +282,35 @@ class TrainSettings(Settings):
 
     pretrain: StageSettings
     finetune: FinetuneSettings
+    tracker: Literal["none", "tensorboard", "wandb"] = Field(
+        "tensorboard",
+        description="what a run can be watched with, below `logs/<experiment>/tracking`; changes "
+        "no result. `wandb` needs its package and stays offline",
+    )
+
+
+class HeldOutSettings(Settings):
+    """Samples that every run is asked and none is trained on; sizes are counts."""
+
+    records: int = Field(
+        0,
+        ge=0,
+        description="caption records left out of every arm, drawn by id from those of the "
+        "reference arm; asked after stage 1 with their original and with their new caption",
+    )
+    instructions: int = Field(
+        0,
+        ge=0,
+        description="instruction samples held out of stage 2, whole pictures at a time; asked "
+        "after stage 2",
+    )
+    seed: int = Field(1024, description="seed of both draws")
+    every_updates: int = Field(
+        0,
+        ge=0,
+        description="updates between evaluations on the way, for curves; 0: at the end only. Each "
+        "costs a forward pass over all held-out samples, and no memory beyond training's",
+    )
 
 
 class MergeSettings(Settings):

@@ -168,7 +168,7 @@ def test_a_touched_input_with_the_same_content_reruns_nothing(smoke):
 def test_changed_instruction_data_redo_stage_two_onward(smoke):
     with smoke.edited(f"{WORLD}/sft.json", "[", "[ "):
         jobs = set(smoke.plan())
-    assert jobs == TRAIN - {"pretrain"} | ANSWER | COMPARE
+    assert jobs == TRAIN - {"pretrain"} | ANSWER | COMPARE | {"split_instructions"}
 
 
 def test_broken_configuration_stops_before_any_job(smoke):

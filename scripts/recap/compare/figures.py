@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 
 from .canvas import BAND, FLOOR, INK, Canvas, Figure, canvas
-from .telemetry import spike_mask
 from .verdicts import interval_text, points
 
 Row = dict[str, Any]
@@ -144,7 +143,7 @@ def curve_plot(
 
 def _mark_curve(axes: Any, curve: Row, value: str, color: str) -> None:
     if value == "loss":
-        spikes = np.flatnonzero(spike_mask(curve["loss"]))
+        spikes = np.flatnonzero(curve["spike"])
         if spikes.size:
             steps, heights = np.array(curve["step"])[spikes], np.array(curve["loss"])[spikes]
             axes.plot(steps, heights, "v", ms=8, mfc="none", color=color)

@@ -57,6 +57,9 @@ class RunInputs(_Part):
     arm: str
     seed: int
     telemetry: dict[Stage, Path] = Field(default={}, description="JSONL, one row an update")
+    metrics: dict[Stage, Path] = Field(
+        default={}, description="metrics.json: convergence, stability, held-out loss"
+    )
     manifests: dict[Stage, Path] = Field(default={}, description="train manifest by stage")
     check: Path | None = Field(default=None, description="check.json of the adapter")
     merge: Path | None = Field(default=None, description="report of the merge")

@@ -8,6 +8,7 @@ from typing import Any
 from ..io import iter_jsonl
 from ..manifest import code_state, read_manifest
 from ..settings import ReportSettings
+from ..train.stability import SPIKE_DEVIATIONS, SPIKE_WINDOW
 from ..versions import STAGE_VERSIONS
 from .canvas import Figure
 from .costs import cost_rows
@@ -15,12 +16,13 @@ from .examples import changed_examples
 from .figures import accuracy_plot, curve_plot, forest_plot
 from .funnels import arm_funnels
 from .gates import gate_summary
+from .held_out import held_out_rows
 from .inputs import ComparisonInputs
 from .origins import origin
 from .quality import caption_quality
 from .scores import BenchmarkScores
 from .tables import csv_uri
-from .telemetry import SPIKE_FACTOR, curve_summary, stage_curves
+from .telemetry import curve_summary, stage_curves
 from .templating import environment, page_script
 from .thumbnails import thumbnail
 
@@ -83,7 +85,7 @@ def page_context(sources: ReportSources) -> Row:
         "gallery": _gallery(sources),
         "quality": caption_quality(sources.inputs, settings.color_scheme),
         "stages": _stages(sources.inputs, colors),
-        "spike_factor": SPIKE_FACTOR,
+        "spike_rule": {"deviations": SPIKE_DEVIATIONS, "window": SPIKE_WINDOW},
         "gates": gate_summary(sources.inputs),
         "benchmarks": _benchmarks(document, colors),
         "examples": _examples(sources),
@@ -166,6 +168,7 @@ def _stages(inputs: ComparisonInputs, colors: dict[str, str]) -> list[Row]:
                 "stage": stage,
                 "figures": figures,
                 "rows": rows,
+                "held_out": held_out_rows(inputs, stage),
                 "spikes": sum(row["spikes"] for row in rows),
                 "passed": verdicts.count(True),
                 "failed": verdicts.count(False),

@@ -1,19 +1,17 @@
 """Training curves: read by stage, so that a stage only ever meets itself."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ..errors import GateError, RecapError
-from ..io import read_jsonl
+from ..io import read_json, read_jsonl
 from ..manifest import read_manifest
 from .gates import stage_gates
 from .inputs import STAGES, ComparisonInputs, RunInputs, Stage
 
 Row = dict[str, Any]
-SPIKE_FACTOR = 3.0
+METRICS = ("updates_to_convergence", "grad_norm_variation")
 
 
 def stage_curves(inputs: ComparisonInputs) -> dict[Stage, list[Row]]:
@@ -21,8 +19,9 @@ def stage_curves(inputs: ComparisonInputs) -> dict[Stage, list[Row]]:
 
     Returns:
         Stage to curves; a curve has ``arm``, ``seed`` and lists of equal
-        length ``step``, ``loss``, ``grad_norm``, ``learning_rate``;
-        ``gates_passed`` is none where the stage left no gates.
+        length ``step``, ``loss``, ``grad_norm``, ``learning_rate``, ``spike``;
+        ``gates_passed`` is none where the stage left no gates, ``metrics`` what
+        the run computed over all its updates, logged or not.
 
     Raises:
         GateError: if a run's manifest names another stage than its telemetry
@@ -42,7 +41,7 @@ def stage_curves(inputs: ComparisonInputs) -> dict[Stage, list[Row]]:
 def _curve(run: RunInputs, stage: Stage) -> Row:
     _require_stage(run, stage)
     rows = read_jsonl(run.telemetry[stage])
-    names = ("step", "loss", "grad_norm", "learning_rate")
+    names = ("step", "loss", "grad_norm", "learning_rate", "spike")
     for number, row in enumerate(rows, start=1):
         missing = [name for name in names if row.get(name) is None]
         if missing:
@@ -53,7 +52,14 @@ def _curve(run: RunInputs, stage: Stage) -> Row:
     columns = {name: [row[name] for row in rows] for name in names}
     gates = stage_gates(run, stage)
     passed = all(gate["passed"] for gate in gates) if gates else None
-    return {"arm": run.arm, "seed": run.seed, "gates_passed": passed, **columns}
+    metrics = read_json(run.metrics[stage]) if stage in run.metrics else {}
+    return {
+        "arm": run.arm,
+        "seed": run.seed,
+        "gates_passed": passed,
+        "metrics": {name: metrics.get(name) for name in METRICS},
+        **columns,
+    }
 
 
 def _require_stage(run: RunInputs, stage: Stage) -> None:
@@ -68,17 +74,11 @@ def _require_stage(run: RunInputs, stage: Stage) -> None:
         )
 
 
-def spike_mask(loss: Sequence[float]) -> NDArray[np.bool_]:
-    """Return which updates are spikes: a loss above three times the median of the run."""
-    values = np.asarray(loss, dtype=np.float64)
-    return values > SPIKE_FACTOR * np.median(values)
-
-
 def curve_summary(curve: Row) -> Row:
-    """Return first and last loss, means, largest gradient norm, and spikes.
+    """Return first and last loss, means, largest gradient norm, and the run's metrics.
 
-    ``tail_loss`` is the mean over the last tenth of the logged updates;
-    ``spikes`` are counted by :func:`spike_mask`.
+    ``tail_loss`` is the mean over the last tenth of the logged updates; what
+    ``METRICS`` names is defined in :mod:`recap.train.stability`.
     """
     loss = np.array(curve["loss"], dtype=np.float64)
     norms = np.array(curve["grad_norm"], dtype=np.float64)
@@ -92,5 +92,6 @@ def curve_summary(curve: Row) -> Row:
         "tail_loss": float(loss[-tail:].mean()),
         "lowest_loss": float(loss.min()),
         "highest_grad_norm": float(norms.max()),
-        "spikes": int(np.count_nonzero(spike_mask(curve["loss"]))),
+        **curve["metrics"],
+        "spikes": sum(curve["spike"]),
     }

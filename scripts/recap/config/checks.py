@@ -152,10 +152,11 @@ def _check_training(experiment: "Experiment") -> None:
                 f"{settings.micro_batch_size} x {ranks} ranks does not divide the global batch "
                 f"{settings.global_batch_size}; choose a divisor",
             )
-    if experiment.instructions.samples < experiment.config.train.finetune.global_batch_size:
+    left = experiment.instructions.samples - experiment.config.held_out.instructions
+    if left < experiment.config.train.finetune.global_batch_size:
         fail(
             "train.finetune.global_batch_size",
-            f"larger than the {experiment.instructions.samples} instruction samples: no update",
+            f"larger than the {left} instruction samples that are trained on: no update",
         )
 
 

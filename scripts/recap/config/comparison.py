@@ -6,6 +6,17 @@ from ..evaluate.protocol import MAJORITY
 from .fetching import FetchWiring
 from .wiring import Wiring
 
+_SHOWN = (
+    "curate",
+    "caption",
+    "similarity",
+    "quality",
+    "held_out",
+    "train",
+    "merge",
+    "evaluate",
+)
+
 
 class ComparisonWiring:
     """Names the files behind every number of the comparison and the report."""
@@ -40,18 +51,7 @@ class ComparisonWiring:
             "controls": self._controls(),
             "perf": self._perf_entries(),
             "brought_in": self._fetching.brought_in(),
-            "settings": {
-                key: getattr(config, key).model_dump(mode="json")
-                for key in (
-                    "curate",
-                    "caption",
-                    "similarity",
-                    "quality",
-                    "train",
-                    "merge",
-                    "evaluate",
-                )
-            },
+            "settings": {key: getattr(config, key).model_dump(mode="json") for key in _SHOWN},
             "commands": [f"snakemake --config experiment={config.experiment}"],
         }
 
@@ -63,7 +63,8 @@ class ComparisonWiring:
             files += [arm[key] for key in ("dataset_manifest", "funnel") if arm[key]]
             files += arm["decisions"]
         for run in document["runs"]:
-            files += [*run["telemetry"].values(), *run["manifests"].values()]
+            for kind in ("telemetry", "metrics", "manifests"):
+                files += run[kind].values()
             files += [run["check"], run["merge"], run["parity"]]
         for answers in document["evaluations"] + document["controls"]:
             files += [answers["score"], answers["scores"]]
@@ -147,6 +148,7 @@ class ComparisonWiring:
             "arm": arm,
             "seed": seed,
             "telemetry": {stage: f"{folder}/{stage}/telemetry.jsonl" for stage in stages},
+            "metrics": {stage: f"{folder}/{stage}/metrics.json" for stage in stages},
             "manifests": {stage: f"{folder}/{stage}/manifest.json" for stage in stages},
             "check": f"{folder}/check.json",
             "merge": f"{folder}/merge_report.json",

@@ -10,6 +10,7 @@ from pydantic import ValidationError
 from ..errors import RecapError
 from ..settings import explain
 from ..shards import shard_count
+from .presets import with_preset
 from .schema import (
     ArmRow,
     BaseModelRow,
@@ -17,6 +18,7 @@ from .schema import (
     CorpusRow,
     DownloadRow,
     ExperimentConfig,
+    FinetunePresetRow,
     InstructionsRow,
     ModelRow,
 )
@@ -124,6 +126,8 @@ def load_experiment(raw: dict[str, Any]) -> Experiment:
         config = ExperimentConfig.model_validate(raw)
     except ValidationError as error:
         raise RecapError(f"configuration: {explain(error)}") from error
+    presets = read_sheet(config.sheets.finetune_presets, "preset", FinetunePresetRow)
+    config = with_preset(config, presets)
     arms = read_sheet(config.sheets.arms, "arm", ArmRow)
     models = read_sheet(config.sheets.models, "model", ModelRow)
     base_models = read_sheet(config.sheets.base_models, "base_model", BaseModelRow)

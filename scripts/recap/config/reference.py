@@ -16,6 +16,7 @@ from .schema import (
     CorpusRow,
     DownloadRow,
     ExperimentConfig,
+    FinetunePresetRow,
     InstructionsRow,
     ModelRow,
 )
@@ -28,6 +29,7 @@ _SHEETS: dict[str, type[Settings]] = {
     "base_models.tsv": BaseModelRow,
     "benchmarks.tsv": BenchmarkRow,
     "downloads.tsv": DownloadRow,
+    "finetune_presets.tsv": FinetunePresetRow,
 }
 
 _HEAD = """\

@@ -11,6 +11,7 @@ from ..settings import (
     CompareSettings,
     CurateSettings,
     EvaluateSettings,
+    HeldOutSettings,
     MergeSettings,
     QualitySettings,
     ReportSettings,
@@ -38,6 +39,9 @@ class SheetPaths(Settings):
     )
     data_locks: str = Field(
         "config/locks/data.tsv", description="sizes and hashes of the data sets' files"
+    )
+    finetune_presets: str = Field(
+        "config/finetune_presets.tsv", description="named settings of stage 2"
     )
 
 
@@ -160,6 +164,18 @@ class BaseModelRow(Settings):
     )
 
 
+class FinetunePresetRow(Settings):
+    """Settings of stage 2 that belong together; an empty cell leaves `train.finetune` alone."""
+
+    learning_rate: float | None = Field(None, gt=0, description="peak learning rate")
+    rank: int | None = Field(None, ge=1, description="rank of the adapter")
+    alpha: float | None = Field(None, gt=0, description="the update is scaled by alpha / rank")
+    use_rslora: bool | None = Field(None, description="rsLoRA: alpha / sqrt(rank) instead")
+    use_dora: bool | None = Field(None, description="DoRA")
+    base_quantization: Literal["none", "nf4"] | None = Field(None, description="`nf4`: QLoRA")
+    description: str = Field("", description="one line about it")
+
+
 class BenchmarkRow(Settings):
     """A benchmark with its protocol; the OCR setting is part of the name."""
 
@@ -225,6 +241,10 @@ class ExperimentConfig(Settings):
     captioner: str = Field(description="row of the models sheet that arms use by default")
     base_model: str = Field(description="row of the base models sheet")
     instructions: str = Field(description="row of the instructions sheet: stage-2 data")
+    finetune_preset: str = Field(
+        "",
+        description="row of the presets sheet whose cells win over `train.finetune`; none if empty",
+    )
     arms: list[str] = Field(min_length=1, description="rows of the arms sheet to train and compare")
     reference_arm: str = Field(description="the arm the others are compared with")
     funnel_arms: list[str] = Field(default=[], description="arms curated and reported, not trained")
@@ -247,6 +267,7 @@ class ExperimentConfig(Settings):
     caption: CaptionSettings
     similarity: SimilaritySettings
     quality: QualitySettings
+    held_out: HeldOutSettings
     train: TrainSettings
     merge: MergeSettings
     evaluate: EvaluateSettings

@@ -8,6 +8,7 @@ from typing import Any
 from ..errors import RecapError
 from ..hashing import stable_fraction
 from ..io import iter_jsonl, write_jsonl
+from .held_out import read_held_out
 from .records import caption_of, iter_shards, read_records
 
 Row = dict[str, Any]
@@ -24,10 +25,12 @@ class GalleryExtras:
             shows, and how its raw caption was spoilt. Drawn corpora have it.
         decisions: files of ``apply_caption_policy.py --decisions``, with the
             similarity of the picture to either caption.
+        held_out: ids that are not shown, as no arm trains on them or dropped them.
     """
 
     truth: str | Path | None = None
     decisions: Sequence[str | Path] = ()
+    held_out: str | Path | None = None
 
 
 def build_gallery(
@@ -51,7 +54,9 @@ def build_gallery(
     Raises:
         RecapError: if a chosen record has no caption or no truth.
     """
-    rows = list(iter_shards(records))
+    extras = extras or GalleryExtras()
+    left_out = set(read_held_out(extras.held_out)) if extras.held_out is not None else set()
+    rows = [row for row in iter_shards(records) if row["id"] not in left_out]
     order = sorted(rows, key=lambda row: (stable_fraction("gallery", seed, row["id"]), row["id"]))
     chosen = {row["id"] for row in order[:size]}
     new = {
@@ -63,7 +68,7 @@ def build_gallery(
     if missing := sorted(chosen - set(new)):
         raise RecapError(f"no caption for id {missing[0]!r} ({len(missing)} in all)")
     sources = {row["id"]: row.get("caption_source", "original") for row in read_records(kept)}
-    known = _known(extras or GalleryExtras(), chosen)
+    known = _known(extras, chosen)
     gallery = [
         {
             "id": row["id"],

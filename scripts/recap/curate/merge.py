@@ -18,6 +18,7 @@ from .funnel import (
     validate_stage,
     worst_operator,
 )
+from .held_out import read_held_out
 from .records import Record, ids_of_shards, iter_records
 
 _NAMED = 10
@@ -36,6 +37,7 @@ def merge_arm(
     match_ids: str | Path | None = None,
     max_records: int | None = None,
     max_records_of: str | Path | None = None,
+    held_out: str | Path | None = None,
     seed: int = 0,
 ) -> dict[str, Any]:
     """Concatenate an arm's shards, match another arm's ids, apply the budget.
@@ -57,6 +59,7 @@ def merge_arm(
         max_records: budget; the records with the smallest hash of (seed, id)
             stay, in order, so a smaller budget is a subset of a larger one.
         max_records_of: merged records whose number is the budget, exactly.
+        held_out: ids that are left out first, see :mod:`recap.curate.held_out`.
         seed: seed of the budget.
 
     Raises:
@@ -71,8 +74,10 @@ def merge_arm(
     stages = [validate_stage(report), *operator_stages("select", pre_counts)]
     stages += operator_stages("reselect", post_counts)
     check_conservation(arm, stages, len(ids))
+    if held_out is not None:
+        wanted = _left_in(ids, held_out, stages)
     if match_ids is not None:
-        wanted = _matched(arm, ids, match_ids, stages)
+        wanted = _matched(arm, wanted, match_ids, stages)
     if max_records_of is not None:
         max_records = _size_of(arm, max_records_of, len(wanted))
     if max_records is not None:
@@ -84,7 +89,7 @@ def merge_arm(
     document = {"arm": arm, "stages": stages, "rejects_by_reason": report["rejects"]}
     write_json(funnel, document)
     inputs: dict[str, str | Path] = {f"shard_{i:05d}": path for i, path in enumerate(shards)}
-    others = {"match_ids": match_ids, "max_records_of": max_records_of}
+    others = {"match_ids": match_ids, "max_records_of": max_records_of, "held_out": held_out}
     write_manifest(
         manifest,
         stage="dataset",
@@ -114,6 +119,13 @@ def _in_order(
         return
     by_id = {row["id"]: row for row in kept}
     yield from (by_id[identity] for identity in wanted)
+
+
+def _left_in(ids: Collection[str], held_out: str | Path, stages: list[Stage]) -> Collection[str]:
+    left_out = set(read_held_out(held_out))
+    kept = {identity: None for identity in ids if identity not in left_out}
+    stages.append(stage("held_out", None, len(ids), len(kept)))
+    return kept
 
 
 def _matched(

@@ -60,13 +60,15 @@ def _measure(
     kept = [p.detach().clone() for p, _ in moved]
     sides = []
     with torch.no_grad():
-        for sign in (1.0, -1.0):
-            for (parameter, gradient), value in zip(moved, kept, strict=True):
-                parameter.copy_(value + (sign * step / norm) * gradient)
-            torch.manual_seed(seed)
-            sides.append(float(compute_loss()))
-        for (parameter, _), value in zip(moved, kept, strict=True):
-            parameter.copy_(value)
+        try:
+            for sign in (1.0, -1.0):
+                for (parameter, gradient), value in zip(moved, kept, strict=True):
+                    parameter.copy_(value + (sign * step / norm) * gradient)
+                torch.manual_seed(seed)
+                sides.append(float(compute_loss()))
+        finally:
+            for (parameter, _), value in zip(moved, kept, strict=True):
+                parameter.copy_(value)
     return (sides[0] - sides[1]) / (2.0 * step * norm)
 
 

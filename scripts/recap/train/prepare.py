@@ -11,6 +11,7 @@ from ..mgm.configuration import config_from_parts
 from ..mgm.processing import ImagePreprocessor
 from .audit import MaskAudit, encode_training_set
 from .data import EncodedSample, Sample, TrainingSet, read_training_set
+from .held_out import HeldOutSet, read_held_out_sets
 from .order import training_order
 from .request import StageRequest
 from .schedule import StepPlan, plan_steps
@@ -27,8 +28,10 @@ class PreparedData:
         plan: step arithmetic.
         order: sample indices of all updates, one global batch after the other.
         tokens_of_update: supervised tokens of each global batch.
+        positions_of_update: positions of each global batch, text and image, padding apart.
         tokenizer: of the language model.
         dataset: what the loader reads.
+        held_out: what is asked and not trained on.
     """
 
     samples: list[Sample]
@@ -37,8 +40,10 @@ class PreparedData:
     plan: StepPlan
     order: list[int]
     tokens_of_update: list[int]
+    positions_of_update: list[int]
     tokenizer: Any
     dataset: TrainingSet
+    held_out: list[HeldOutSet]
 
     @property
     def ids(self) -> list[str]:
@@ -81,9 +86,18 @@ def prepare_data(request: StageRequest, world_size: int) -> PreparedData:
         audit=audit,
         plan=plan,
         order=order,
-        tokens_of_update=tokens_by_update(encoded, order, plan),
+        tokens_of_update=sums_by_update([e.supervised for e in encoded], order, plan),
+        positions_of_update=sums_by_update(
+            [
+                len(item.input_ids) + (image_tokens - 1 if sample.image else 0)
+                for sample, item in zip(samples, encoded, strict=True)
+            ],
+            order,
+            plan,
+        ),
         tokenizer=tokenizer,
         dataset=TrainingSet(samples, encoded, preprocess),
+        held_out=read_held_out_sets(request, tokenizer),
     )
 
 
@@ -95,12 +109,10 @@ def _require_room(max_length: int, image_tokens: int) -> None:
         )
 
 
-def tokens_by_update(
-    encoded: Sequence[EncodedSample], order: Sequence[int], plan: StepPlan
-) -> list[int]:
-    """Return the supervised tokens of each update's global batch."""
+def sums_by_update(counts: Sequence[int], order: Sequence[int], plan: StepPlan) -> list[int]:
+    """Return the sum of a count of each sample over each update's global batch."""
     size = plan.global_batch
     return [
-        sum(encoded[index].supervised for index in order[start : start + size])
+        sum(counts[index] for index in order[start : start + size])
         for start in range(0, len(order), size)
     ]

@@ -9,6 +9,7 @@ from pydantic import ValidationError
 from ..errors import RecapError
 from ..mgm.parts import ModelParts
 from ..settings import FinetuneSettings, StageSettings, explain
+from .trackers import TrackerName
 
 Stage = Literal["pretrain", "finetune"]
 
@@ -29,6 +30,10 @@ class StageRequest:
         perf: where times and memory go.
         projector: stage 1's result; stage 2 needs it.
         projector_manifest: stage 1's manifest, by default beside the projector.
+        held_out: name and LLaVA JSON of each set that is asked, not trained on.
+        held_out_every: updates between evaluations on the way; 0 for none.
+        log_dir: where the tracker writes; nothing is tracked without it.
+        tracker: what the run can be watched with.
     """
 
     stage: Stage
@@ -42,6 +47,10 @@ class StageRequest:
     perf: Path
     projector: Path | None = None
     projector_manifest: Path | None = None
+    held_out: tuple[tuple[str, Path], ...] = ()
+    held_out_every: int = 0
+    log_dir: Path | None = None
+    tracker: TrackerName = "tensorboard"
 
     @property
     def stage1_manifest(self) -> Path | None:
@@ -49,6 +58,11 @@ class StageRequest:
         if self.projector is None:
             return None
         return self.projector_manifest or self.projector.with_name("manifest.json")
+
+    @property
+    def updates_log(self) -> Path:
+        """What each update cost, beside ``perf``."""
+        return self.perf.with_suffix(".updates.jsonl")
 
     def check(self) -> None:
         """Check what needs no reading.

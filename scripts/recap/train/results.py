@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ..hashing import sha256_file
+from ..io import write_json, write_jsonl
 from ..manifest import write_manifest
 from ..mgm.checkpoint import save_adapter, save_projector
 from ..mgm.modeling import MGMForCausalLM
@@ -14,16 +15,20 @@ from ..perf import PerfRecord
 from .data import id_order_hash, question_hash
 from .prepare import PreparedData
 from .request import StageRequest
+from .schedule import StepPlan
+from .stability import convergence, stability
 from .telemetry import TELEMETRY_NAME, Telemetry
 
 GATES_NAME = "gates.json"
-PRETRAIN_OUTPUTS = ("mm_projector.safetensors", TELEMETRY_NAME, GATES_NAME)
+METRICS_NAME = "metrics.json"
+PRETRAIN_OUTPUTS = ("mm_projector.safetensors", TELEMETRY_NAME, METRICS_NAME, GATES_NAME)
 FINETUNE_OUTPUTS = (
     "adapter_model.safetensors",
     "adapter_config.json",
     "non_lora_trainables.safetensors",
     "config.json",
     TELEMETRY_NAME,
+    METRICS_NAME,
     GATES_NAME,
 )
 
@@ -60,6 +65,8 @@ def write_results(
     else:
         save_adapter(model, out, base=provenance.base)
     telemetry.write(out / TELEMETRY_NAME, request.settings.logging_steps)
+    write_jsonl(request.updates_log, telemetry.perf.rows)
+    write_json(out / METRICS_NAME, _metrics(request, telemetry))
     write_manifest(
         out / "manifest.json",
         stage="train",
@@ -71,11 +78,29 @@ def write_results(
         seed=request.seed,
         details={
             **_details(request, data, provenance),
+            "micro_batch_sizes": sorted({row["micro_batch_size"] for row in telemetry.perf.rows}),
             "tensors": {
                 name: tensor_table(out / name) for name in names if name.endswith(".safetensors")
             },
         },
     )
+
+
+def _metrics(request: StageRequest, telemetry: Telemetry) -> dict[str, Any]:
+    """Return convergence and stability, in training and on what was held out."""
+    rows = telemetry.held_out.rows
+    curves = {name: [row for row in rows if row["style"] == name] for name, _ in request.held_out}
+    return {
+        "stage": request.stage,
+        **stability(telemetry.rows),
+        "held_out": [curve[-1] for curve in curves.values()],
+        "held_out_curves": rows if request.held_out_every else [],
+        "held_out_updates_to_convergence": {
+            name: convergence([row["step"] for row in curve], [row["loss"] for row in curve])
+            for name, curve in curves.items()
+            if request.held_out_every
+        },
+    }
 
 
 def _inputs(request: StageRequest) -> dict[str, Path]:
@@ -116,13 +141,14 @@ def _details(request: StageRequest, data: PreparedData, provenance: Provenance) 
 
 
 def record_cost(
-    perf: PerfRecord, data: PreparedData, seconds: list[float], resumed_from: int
+    perf: PerfRecord, data: PreparedData, plan: StepPlan, seconds: list[float], resumed_from: int
 ) -> None:
     """Put counts and step times of this process into the performance record.
 
     Args:
         perf: the record; its ``items`` become the samples trained on here.
         data: the training set.
+        plan: of the last update; its micro-batch may be smaller than planned.
         seconds: wall time of each update made by this process.
         resumed_from: update of the checkpoint this process started from, else 0.
     """
@@ -136,7 +162,7 @@ def record_cost(
         "median_update_seconds": round(statistics.median(seconds), 4) if seconds else None,
         "samples_per_training_second": round(perf.items / sum(seconds), 3) if seconds else None,
         "supervised_tokens": tokens,
-        "micro_batch_size": data.plan.micro_batch,
-        "accumulation": data.plan.accumulation,
-        "world_size": data.plan.world_size,
+        "micro_batch_size": plan.micro_batch,
+        "accumulation": plan.accumulation,
+        "world_size": plan.world_size,
     }

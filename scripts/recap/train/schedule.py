@@ -1,7 +1,7 @@
 """How many updates a training set gives, and the learning rate at each of them."""
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from ..errors import RecapError
@@ -36,6 +36,16 @@ class StepPlan:
     updates: int
     unused: int
     warmup_updates: int
+
+    def with_micro_batch(self, micro_batch: int) -> "StepPlan":
+        """Return the same updates in smaller passes, of a size that divides the present one."""
+        factor = self.micro_batch // micro_batch
+        return replace(self, micro_batch=micro_batch, accumulation=self.accumulation * factor)
+
+    def halved(self) -> "StepPlan | None":
+        """Return the plan with at most half the micro-batch, None where that is 1 already."""
+        smaller = [n for n in range(1, self.micro_batch // 2 + 1) if self.micro_batch % n == 0]
+        return self.with_micro_batch(smaller[-1]) if smaller else None
 
     def as_dict(self) -> dict[str, Any]:
         """Return the numbers by name."""

@@ -15,6 +15,7 @@ from ..mgm.configuration import config_from_parts, config_to_disk
 from ..mgm.lora import add_lora
 from ..mgm.modeling import MGMForCausalLM
 from ..mgm.parts import ModelParts
+from ..mgm.quantize import quantize_language_model
 from ..settings import FinetuneSettings, StageSettings
 
 
@@ -51,7 +52,7 @@ def build_stage_model(
         projector: stage 1's result, for stage 2.
 
     Raises:
-        RecapError: for float16, which would need loss scaling.
+        RecapError: for float16, which would need loss scaling, or if a package is missing.
     """
     if settings.dtype == "float16":
         raise RecapError("dtype float16 cannot be trained here; use bfloat16 or float32")
@@ -65,6 +66,8 @@ def build_stage_model(
         drop_path=settings.drop_path,
     )
     if isinstance(settings, FinetuneSettings):
+        if settings.base_quantization == "nf4":
+            quantize_language_model(model, getattr(torch, settings.dtype))
         add_lora(model, settings.lora, seed=seed)
         model.set_trainable("finetune")
     else:

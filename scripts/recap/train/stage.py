@@ -3,30 +3,27 @@
 import logging
 import os
 import time
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
-import torch
+from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
-from transformers import TrainingArguments
 
 from ..hashing import sha256_file
-from ..mgm.conversation import pad_token_id
 from ..mgm.provenance import require_base
 from ..perf import PerfRecord
 from ..versions import STAGE_VERSIONS
 from .audit import log_examples, require_sound_masks
-from .collate import Collator
-from .consistency import slope_ratio
+from .fitting import Run, RunParts, as_before, fit_in_memory, stage_arguments
 from .gates import (
     GateBook,
-    UpdateGates,
-    require_consistent,
     require_moved_adapter,
     require_moved_projector,
     require_start_projector,
 )
-from .prepare import PreparedData, prepare_data
+from .prepare import prepare_data
 from .request import StageRequest
 from .results import GATES_NAME, Provenance, record_cost, write_results
 from .schedule import learning_rate_after
@@ -38,32 +35,16 @@ from .setup import (
     projector_hash,
     use_threads,
 )
-from .signals import StopRequest, stop_requests
+from .signals import stop_requests
 from .state import StateStore
 from .telemetry import Telemetry
-from .trainer import StageTrainer, training_arguments
+from .trackers import Tracker, open_tracker
+from .trainer import StageTrainer
 
 logger = logging.getLogger(__name__)
 
 # Settings that change neither weights nor telemetry, so a run may be continued under others.
 _FREE_SETTINGS = {"save_steps"}
-
-
-@dataclass(frozen=True)
-class _Run:
-    """What the steps of a run share."""
-
-    request: StageRequest
-    data: PreparedData
-    args: TrainingArguments
-    book: GateBook
-    stop: StopRequest
-    started: float
-
-    @property
-    def leads(self) -> bool:
-        """Whether this process is rank zero, the one that writes."""
-        return int(self.args.process_index) == 0
 
 
 def run_stage(request: StageRequest) -> None:
@@ -79,31 +60,15 @@ def run_stage(request: StageRequest) -> None:
     request.check()
     with stop_requests() as stop:
         data = prepare_data(request, int(os.environ.get("WORLD_SIZE", "1")))
-        args = _arguments(request, data)
+        args = stage_arguments(request, data.plan)
         leads = args.process_index == 0
         book = GateBook(request.out_dir / GATES_NAME, writes=leads)
         require_sound_masks(book, data.audit, data.samples, data.tokens_of_update)
         log_examples(data.samples, data.encoded, data.order, data.tokenizer)
-        _train(_Run(request, data, args, book, stop, started), perf)
+        _train(Run(request, data, args, book, stop, started, data.plan), perf)
 
 
-def _arguments(request: StageRequest, data: PreparedData) -> TrainingArguments:
-    settings = request.settings
-    use_cpu = not torch.cuda.is_available()
-    if not use_cpu and settings.dtype == "bfloat16":
-        torch.set_float32_matmul_precision("high")
-    return training_arguments(
-        request.state_dir,
-        data.plan,
-        seed=request.seed,
-        use_cpu=use_cpu,
-        learning_rate=settings.learning_rate,
-        weight_decay=settings.weight_decay,
-        max_grad_norm=settings.max_grad_norm,
-    )
-
-
-def _train(run: _Run, perf: PerfRecord) -> None:
+def _train(run: Run, perf: PerfRecord) -> None:
     request, data, book = run.request, run.data, run.book
     base, store = _open_store(run)
     if request.stage1_manifest is not None:
@@ -115,24 +80,26 @@ def _train(run: _Run, perf: PerfRecord) -> None:
     start = projector_hash(model)
     if request.stage1_manifest is not None:
         require_start_projector(book, start, expected_projector_hash(request.stage1_manifest))
-    telemetry = Telemetry(store.folder / "telemetry.jsonl" if run.leads else None)
-    trainer = _build_trainer(run, model, store, telemetry)
-    require_consistent(book, _slope(trainer, run))
-    resumed_from = _fit(trainer, run, store, telemetry)
+    telemetry = Telemetry(store.folder if run.leads else None)
+    checkpoint = _restore(store, telemetry)
+    resumed_from = len(telemetry.rows)
+    with _tracking(run, resumed_from + 1) as tracker:
+        parts = RunParts(model, store, telemetry, tracker)
+        trainer, seconds = fit_in_memory(as_before(run, telemetry), parts, checkpoint)
     result = projector_hash(model)
     _conclude(run, trainer, telemetry, start, result)
     if run.leads:
         book.write()
         provenance = Provenance(base, start, result)
         write_results(request, data, model, telemetry, provenance, run.started)
-        record_cost(perf, data, trainer.update_seconds, resumed_from)
+        record_cost(perf, data, trainer.plan, seconds, resumed_from)
         perf.write(request.perf)
         store.clear()
     trainer.accelerator.wait_for_everyone()
 
 
 def _conclude(
-    run: _Run, trainer: StageTrainer, telemetry: Telemetry, start: str, result: str
+    run: Run, trainer: StageTrainer, telemetry: Telemetry, start: str, result: str
 ) -> None:
     """Check the gates that need a finished run."""
     plan, peak = run.data.plan, run.request.settings.learning_rate
@@ -146,7 +113,7 @@ def _conclude(
         require_moved_adapter(run.book, largest_adapter_b(trainer.trainables()))
 
 
-def _open_store(run: _Run) -> tuple[dict[str, str], StateStore]:
+def _open_store(run: Run) -> tuple[dict[str, str], StateStore]:
     """Hash what determines the result, on rank zero, and open the state of that run."""
     request = run.request
     facts: list[Any] = [None]
@@ -159,6 +126,8 @@ def _open_store(run: _Run) -> tuple[dict[str, str], StateStore]:
                 "seed": request.seed,
                 "settings": request.settings.model_dump(exclude=_FREE_SETTINGS),
                 "data": sha256_file(request.data),
+                "held_out": [(name, sha256_file(path)) for name, path in request.held_out],
+                "held_out_every": request.held_out_every,
                 "projector": sha256_file(request.projector) if request.projector else None,
                 "base": base,
                 "conversation": request.parts.conversation,
@@ -173,56 +142,26 @@ def _open_store(run: _Run) -> tuple[dict[str, str], StateStore]:
     return facts[0]["base"], store
 
 
-def _build_trainer(run: _Run, model: Any, store: StateStore, telemetry: Telemetry) -> StageTrainer:
-    data = run.data
-    return StageTrainer(
-        model=model,
-        args=run.args,
-        dataset=data.dataset,
-        collator=Collator(pad_token_id(data.tokenizer)),
-        ids=data.ids,
-        order=data.order,
-        tokens_of_update=data.tokens_of_update,
-        plan=data.plan,
-        gates=UpdateGates(int(model.config.vocab_size), run.book),
-        telemetry=telemetry,
-        store=store,
-        stop=run.stop,
-        save_steps=run.request.settings.save_steps,
-    )
+@contextmanager
+def _tracking(run: Run, first_update: int) -> Iterator[Tracker | None]:
+    """Open the tracker on the rank that leads, and close it however the run ends."""
+    folder = run.request.log_dir
+    if folder is None or not run.leads:
+        yield None
+        return
+    tracker = open_tracker(run.request.tracker, folder, first_update)
+    try:
+        yield tracker
+    finally:
+        if tracker is not None:
+            tracker.close()
 
 
-def _slope(trainer: StageTrainer, run: _Run) -> float:
-    """Compare loss and gradient on the first micro-batch that has anything to predict."""
-    data, size = run.data, run.data.plan.micro_batch
-    start = next(
-        position
-        for position in range(0, len(data.order), size)
-        if any(data.encoded[i].supervised for i in data.order[position : position + size])
-    )
-    batch = [data.dataset[index] for index in data.order[start : start + size]]
-    tensors = trainer.data_collator(batch)
-    inputs = {name: tensor.to(run.args.device) for name, tensor in tensors.items()}
-    model = trainer.accelerator.unwrap_model(trainer.model)
-    model.train()
-    parameters = list(trainer.trainables().values())
-    return slope_ratio(parameters, lambda: model(**inputs).loss, run.request.seed)
-
-
-def _fit(trainer: StageTrainer, run: _Run, store: StateStore, telemetry: Telemetry) -> int:
-    """Train, from the newest sound checkpoint on; return the update it was taken after."""
-    trainer.accelerator.wait_for_everyone()
+def _restore(store: StateStore, telemetry: Telemetry) -> Path | None:
+    """Return the newest sound checkpoint, its telemetry taken over."""
+    PartialState().wait_for_everyone()
     checkpoint = store.latest()
-    resumed_from = 0
     if checkpoint is not None:
         telemetry.restore(checkpoint)
-        resumed_from = len(telemetry.rows)
-        logger.info("continuing after update %d from %s", resumed_from, checkpoint)
-    if trainer.agreed(bool(run.stop)):
-        run.stop.raise_if_set(f"after update {resumed_from} of {run.data.plan.updates}")
-    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    done = trainer.state.global_step
-    if done < run.data.plan.updates:
-        run.stop.signal_name = run.stop.signal_name or "a signal to another rank"
-        run.stop.raise_if_set(f"after update {done} of {run.data.plan.updates}")
-    return resumed_from
+        logger.info("continuing after update %d from %s", len(telemetry.rows), checkpoint)
+    return checkpoint

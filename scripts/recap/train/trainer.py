@@ -1,50 +1,36 @@
 """``transformers.Trainer`` with our order, loss normalisation, gates and checkpoints."""
 
 import logging
-import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
-from torch import nn
+from torch import distributed, nn
 from torch.utils.data import DataLoader
-from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers import PrinterCallback, Trainer, TrainingArguments
 
 from ..errors import RecapError
+from ..perf import peak_memory_mib
 from .collate import Collator
 from .data import TrainingSet
 from .gates import UpdateGates
+from .held_out import HeldOutSet, summed_loss
 from .schedule import StepPlan
 from .signals import StopRequest
 from .state import StateStore
+from .steps import LazyBatches, StepEnd
 from .telemetry import Telemetry
+from .trackers import Tracker
 
 logger = logging.getLogger(__name__)
 
 TRAINABLES_NAME = "trainables.safetensors"
 
 
-class LazyBatches:
-    """The micro-batches of one update, drawn from the loader one at a time.
-
-    The trainer would otherwise hold the images of a whole update on the device.
-    """
-
-    def __init__(self, source: Iterator[Any], count: int) -> None:
-        self._source = source
-        self._count = count
-
-    def __len__(self) -> int:
-        return self._count
-
-    def __iter__(self) -> Iterator[Any]:
-        for number in range(self._count):
-            try:
-                yield next(self._source)
-            except StopIteration as error:
-                raise RuntimeError(f"the loader ended at micro-batch {number}") from error
+class OutOfMemoryInUpdateError(Exception):
+    """The GPU's memory did not suffice for a micro-batch; no rank has applied the update."""
 
 
 class StageTrainer(Trainer):
@@ -66,31 +52,61 @@ class StageTrainer(Trainer):
         ids: Sequence[str],
         order: Sequence[int],
         tokens_of_update: Sequence[int],
+        positions_of_update: Sequence[int],
         plan: StepPlan,
         gates: UpdateGates,
         telemetry: Telemetry,
+        tracker: Tracker | None,
         store: StateStore,
+        held_out: Sequence[HeldOutSet],
+        held_out_every: int,
         stop: StopRequest,
         save_steps: int,
     ) -> None:
-        """Set up; ``order`` covers all updates of all epochs, as does ``tokens_of_update``."""
+        """Set up.
+
+        Args:
+            model: trained parts in float32.
+            args: see :mod:`.arguments`.
+            dataset: what the loader reads.
+            collator: of micro-batches.
+            ids: of the samples.
+            order: sample indices of all updates of all epochs.
+            tokens_of_update: supervised tokens, one number an update.
+            positions_of_update: positions without padding, one number an update.
+            plan: step arithmetic.
+            gates: what must hold for each update.
+            telemetry: gets a row an update.
+            tracker: is shown each update, on the rank that leads.
+            store: of checkpoints.
+            held_out: sets whose loss is measured, not trained on.
+            held_out_every: updates between measurements; 0 for none on the way.
+            stop: asked after each update.
+            save_steps: updates between checkpoints.
+        """
         self._ids = ids
         self._order = list(order)
         self._tokens_of_update = tokens_of_update
-        self._plan = plan
+        self._positions_of_update = positions_of_update
+        self.plan = plan
         self.gates = gates
         self._telemetry = telemetry
+        self._tracker = tracker
         self._store = store
+        self._held_out = held_out
+        self.held_out_every = held_out_every
         self._dataset = dataset
         self._losses: list[torch.Tensor] = []
         self._pending: dict[str, Any] = {}
+        self._exhausted = False
+        self._rng: list[torch.Tensor] = []
         self.update_seconds: list[float] = []
         super().__init__(
             model=model,
             args=args,
             train_dataset=dataset,
             data_collator=collator,
-            callbacks=[_StepEnd(self, stop, save_steps)],
+            callbacks=[StepEnd(self, stop, save_steps)],
         )
         self.remove_callback(PrinterCallback)
         self.model_accepts_loss_kwargs = True
@@ -99,7 +115,7 @@ class StageTrainer(Trainer):
         """Return the loader over the given order; its generator keeps the global RNG untouched."""
         loader = DataLoader(
             self._dataset,
-            batch_size=self._plan.micro_batch,
+            batch_size=self.plan.micro_batch,
             sampler=self._order,
             collate_fn=self.data_collator,
             num_workers=self.args.dataloader_num_workers,
@@ -113,14 +129,71 @@ class StageTrainer(Trainer):
     ) -> tuple[Any, int]:
         """Return the update's micro-batches and its global count of supervised tokens."""
         del device
+        self._rng = [torch.get_rng_state()]
+        if self.args.device.type == "cuda":
+            self._rng.append(torch.cuda.get_rng_state())
         tokens = self._tokens_of_update[self.state.global_step]
         return LazyBatches(epoch_iterator, num_batches), tokens
 
     def training_step(self, model: nn.Module, inputs: Any, num_items_in_batch: Any = None) -> Any:
-        """Run one micro-batch and remember its share of the update's loss."""
-        loss = super().training_step(model, inputs, num_items_in_batch)
+        """Run one micro-batch and remember its share of the update's loss.
+
+        Gradients stay on their rank until all micro-batches of the update are done. Hence a
+        rank that runs out of memory never leaves the others waiting for it.
+        """
+        loss = torch.zeros((), device=self.args.device)
+        if not self._exhausted:
+            try:
+                with self.accelerator.no_sync(model):
+                    loss = super().training_step(model, inputs, num_items_in_batch)
+            except torch.cuda.OutOfMemoryError as error:
+                logger.warning("update %d: %s", self.state.global_step + 1, error)
+                self._exhausted = True
         self._losses.append(loss)
+        if self.accelerator.gradient_state.sync_gradients:
+            self._settle(model)
         return loss
+
+    def _settle(self, model: nn.Module) -> None:
+        """Average the update's gradients over the ranks, or leave it if memory ran out on one.
+
+        Raises:
+            OutOfMemoryInUpdateError: on every rank alike.
+        """
+        if self.agreed(self._exhausted):
+            raise OutOfMemoryInUpdateError
+        gradients = []
+        for parameter in model.parameters():
+            # An update without images has no gradient for the projector; zero, not "skip it",
+            # whatever the cut into micro-batches and ranks.
+            if parameter.requires_grad:
+                if parameter.grad is None:
+                    parameter.grad = torch.zeros_like(parameter)
+                gradients.append(parameter.grad)
+        if self.args.world_size > 1:
+            pending = [distributed.all_reduce(g, async_op=True) for g in gradients]
+            for gradient, work in zip(gradients, pending, strict=True):
+                work.wait()
+                gradient.div_(self.args.world_size)
+
+    def keep_last_update(self) -> Path | None:
+        """Write the state after the last update, once the next one ran out of memory.
+
+        Returns:
+            The checkpoint; None before the first update.
+        """
+        for parameter in self.trainables().values():
+            parameter.grad = None
+        if self.args.device.type == "cuda":
+            torch.cuda.empty_cache()
+        if self._rng:
+            torch.set_rng_state(self._rng[0])
+        if len(self._rng) > 1:
+            torch.cuda.set_rng_state(self._rng[1])
+        if self.state.global_step == 0:
+            return None
+        self._save_checkpoint(self.accelerator.unwrap_model(self.model), None)
+        return self._store.latest()
 
     def floating_point_ops(self, inputs: Any) -> int:
         """Return 0: the default walks over all parameters for each micro-batch."""
@@ -130,16 +203,11 @@ class StageTrainer(Trainer):
     def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> float:
         """Check loss and gradient; called once an update, before the optimizer moves."""
         norm = float(super()._get_grad_norm(model, grad_norm))
-        for parameter in model.parameters():
-            # An update without images has no gradient for the projector; zero, not "skip it",
-            # whatever the cut into micro-batches and ranks.
-            if parameter.requires_grad and parameter.grad is None:
-                parameter.grad = torch.zeros_like(parameter)
         share = torch.stack(self._losses).sum().reshape(1)
         loss = float(self.accelerator.gather(share).mean())
         self._losses.clear()
         update = self.state.global_step
-        size = self._plan.global_batch
+        size = self.plan.global_batch
         indices = self._order[update * size : (update + 1) * size]
         self.gates.check(update + 1, loss, norm, [self._ids[index] for index in indices])
         self._pending = {
@@ -151,12 +219,48 @@ class StageTrainer(Trainer):
         }
         return norm
 
-    def record_update(self) -> None:
-        """Write the telemetry row of the update that was just applied."""
+    def record_update(self, seconds: float) -> None:
+        """Write the rows of the update that was just applied and took ``seconds``."""
         row = self._pending
         row["learning_rate"] = float(self._get_learning_rate())
         keys = ("step", "loss", "grad_norm", "learning_rate", "supervised_tokens", "samples")
         self._telemetry.append({key: row[key] for key in keys})
+        positions = self._positions_of_update[row["step"] - 1]
+        cost = {
+            "step": row["step"],
+            "seconds": round(seconds, 6),
+            "samples_per_second": round(row["samples"] / seconds, 3),
+            "tokens_per_second": round(positions / seconds, 3),
+            "memory_mib": peak_memory_mib(),
+            "micro_batch_size": self.plan.micro_batch,
+        }
+        self._telemetry.perf.append(cost)
+        self.update_seconds.append(seconds)
+        if self._tracker is not None:
+            values = self._telemetry.rows[-1] | cost
+            step = values.pop("step")
+            self._tracker.write(step, values)
+
+    def measure_held_out(self) -> None:
+        """Write the loss of every held-out set after the last update; every rank must call."""
+        model = self.accelerator.unwrap_model(self.model)
+        rank, ranks, step = self.args.process_index, self.args.world_size, self.state.global_step
+        for data in self._held_out:
+            mine = range(rank, len(data.dataset), ranks)
+            part = summed_loss(model, mine, data, self.data_collator, self.plan.micro_batch)
+            share = torch.tensor([part], dtype=torch.float64, device=self.args.device)
+            loss = float(self.accelerator.gather(share).sum()) / data.tokens
+            row = {
+                "step": step,
+                "style": data.name,
+                "samples": len(data.dataset),
+                "supervised_tokens": data.tokens,
+                "loss": loss,
+                "ids_sha256": data.ids_sha256,
+            }
+            self._telemetry.held_out.append(row)
+            if self._tracker is not None:
+                self._tracker.write(step, {f"held_out/{data.name}": loss})
 
     def agreed(self, wish: bool) -> bool:
         """Return whether any rank wishes so; every rank must ask."""
@@ -204,72 +308,3 @@ class StageTrainer(Trainer):
         with torch.no_grad():
             for name, parameter in trained.items():
                 parameter.copy_(tensors[name])
-
-
-class _StepEnd(TrainerCallback):
-    """After each update: telemetry, and checkpoints when due or when asked to stop."""
-
-    def __init__(self, trainer: StageTrainer, stop: StopRequest, save_steps: int) -> None:
-        self._trainer = trainer
-        self._stop = stop
-        self._save_steps = save_steps
-        self._last = 0.0
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self._last = time.perf_counter()
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> Any:
-        trainer = self._trainer
-        trainer.record_update()
-        now = time.perf_counter()
-        trainer.update_seconds.append(now - self._last)
-        self._last = now
-        if state.global_step >= state.max_steps:
-            return control
-        stopping = trainer.agreed(bool(self._stop))
-        control.should_save = stopping or state.global_step % self._save_steps == 0
-        control.should_training_stop = stopping
-        return control
-
-
-def training_arguments(
-    output_dir: Path, plan: StepPlan, *, seed: int, use_cpu: bool, **optimizer: Any
-) -> TrainingArguments:
-    """Return the trainer's arguments for one flat pass over the given order.
-
-    AdamW with betas 0.9/0.999 and epsilon 1e-8 on float32 parameters, cosine to
-    zero; no mixed-precision wrapper, as the model casts trained weights where it
-    uses them.
-    """
-    extra: dict[str, Any] = {"ddp_backend": "gloo"} if use_cpu and plan.world_size > 1 else {}
-    args = TrainingArguments(
-        output_dir=str(output_dir),
-        per_device_train_batch_size=plan.micro_batch,
-        gradient_accumulation_steps=plan.accumulation,
-        num_train_epochs=1,
-        lr_scheduler_type="cosine",
-        warmup_steps=plan.warmup_updates,
-        optim="adamw_torch",
-        adam_beta1=0.9,
-        adam_beta2=0.999,
-        adam_epsilon=1e-8,
-        seed=seed,
-        use_cpu=use_cpu,
-        logging_strategy="no",
-        save_strategy="no",
-        eval_strategy="no",
-        logging_nan_inf_filter=False,
-        report_to=[],
-        disable_tqdm=True,
-        remove_unused_columns=False,
-        dataloader_num_workers=0 if use_cpu else 4,
-        dataloader_pin_memory=not use_cpu,
-        ddp_broadcast_buffers=False,
-        ddp_find_unused_parameters=False,
-        **optimizer,
-        **extra,
-    )
-    if args.device.type == "cuda":
-        # One process drives one device; more of them are for a launcher, not for DataParallel.
-        args._n_gpu = 1
-    return args

@@ -156,7 +156,8 @@ class Experiment:
     def _run(self, arm: str, seed: int) -> dict[str, Any]:
         folder = f"runs/{arm}/seed{seed}"
         rng = np.random.default_rng([seed, self.arms.index(arm) % 2])
-        run: dict[str, Any] = {"arm": arm, "seed": seed, "telemetry": {}, "manifests": {}}
+        run: dict[str, Any] = {"arm": arm, "seed": seed}
+        run |= {"telemetry": {}, "metrics": {}, "manifests": {}}
         for stage, updates, start in (("pretrain", 8, 7.0), ("finetune", 10, 4.0)):
             rows = [
                 {
@@ -164,10 +165,28 @@ class Experiment:
                     "loss": float(start * np.exp(-step / 6) + 1 + 0.1 * rng.normal()),
                     "grad_norm": float(2 * np.exp(-step / 8) + 0.05 * rng.random()),
                     "learning_rate": 1e-3 * step / updates,
+                    "spike": False,
                 }
                 for step in range(1, updates + 1)
             ]
             run["telemetry"][stage] = str(self._jsonl(f"{folder}/{stage}/telemetry.jsonl", rows))
+            metrics = {
+                "stage": stage,
+                "updates_to_convergence": updates - 1,
+                "grad_norm_variation": 0.125 + seed,
+                "spikes": 0,
+                "held_out": [
+                    {
+                        "style": style,
+                        "samples": 24,
+                        "supervised_tokens": tokens,
+                        "loss": 2.0 + self.arms.index(arm) + seed / 10,
+                        "ids_sha256": "i",
+                    }
+                    for style, tokens in (("original", 301), ("blip2", 211))
+                ],
+            }
+            run["metrics"][stage] = str(self._json(f"{folder}/{stage}/metrics.json", metrics))
             manifest = {
                 "stage": "train",
                 "seed": seed + 1000 * (arm == "baseline_twin"),

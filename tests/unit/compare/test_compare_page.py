@@ -15,7 +15,6 @@ from compare_experiment import Experiment, build_page
 
 from recap.compare.figures import _aa_intervals, accuracy_plot, curve_plot, forest_plot, thinned
 from recap.compare.tables import csv_uri, table
-from recap.compare.telemetry import spike_mask
 from recap.compare.templating import environment
 
 COLORS = {"a": "#4c72b0", "b": "#dd8452", "twin": "#55a868"}
@@ -52,6 +51,7 @@ def curve(**change: Any) -> dict[str, Any]:
         "seed": 1,
         "step": [1, 2, 3, 4],
         "loss": loss,
+        "spike": [False, False, True, False],
         "gates_passed": True,
         **change,
     }
@@ -134,16 +134,12 @@ def test_spikes_and_gates_leave_marks() -> None:
 
     calm = [3.0, 2.0, 1.5, 1.0]
     color = COLORS["a"]
-    smooth = draw("loss", loss=calm)
+    smooth = draw("loss", loss=calm, spike=[False] * 4)
     assert shapes(smooth, color) == 1
     assert shapes(draw("loss"), color) == 2
-    assert shapes(draw("loss", loss=calm, gates_passed=None), color) == 0
+    assert shapes(draw("loss", loss=calm, spike=[False] * 4, gates_passed=None), color) == 0
     assert shapes(draw("grad_norm"), color) == 1
-    assert draw("loss", loss=calm, gates_passed=False) != smooth
-
-
-def test_spikes_by_hand() -> None:
-    assert spike_mask([1.0, 1.0, 3.0, 3.01, 1.0]).tolist() == [False, False, False, True, False]
+    assert draw("loss", loss=calm, spike=[False] * 4, gates_passed=False) != smooth
 
 
 def test_hover_holds_the_values() -> None:

@@ -187,15 +187,18 @@ def test_curve_summary_by_hand() -> None:
         "step": list(range(1, 21)),
         "loss": [4.0] * 10 + [13.0] + [4.0] * 7 + [2.0, 1.0],
         "grad_norm": [1.0] * 19 + [7.0],
+        "spike": [False] * 10 + [True] + [False] * 9,
+        "metrics": {"updates_to_convergence": 12, "grad_norm_variation": 0.5},
     }
     summary = curve_summary(curve)
     assert summary["tail_loss"] == pytest.approx(1.5)
     assert (summary["first_loss"], summary["last_loss"], summary["lowest_loss"]) == (4, 1, 1)
     assert (summary["spikes"], summary["highest_grad_norm"], summary["updates"]) == (1, 7, 20)
+    assert (summary["updates_to_convergence"], summary["grad_norm_variation"]) == (12, 0.5)
 
 
 def test_figure_takes_the_colours_of_the_page() -> None:
-    curves = [{"arm": "a", "seed": 1, "step": [1, 2], "loss": [2.0, 1.0]}]
+    curves = [{"arm": "a", "seed": 1, "step": [1, 2], "loss": [2.0, 1.0], "spike": [False] * 2}]
     text = 'a "quoted" <text>'
     svg = curve_plot(curves, "loss", "loss", {"a": "#4c72b0"}, "one", text).svg
     assert svg.startswith('<svg role="img" aria-label="a &#34;quoted&#34; &lt;text&gt;"')

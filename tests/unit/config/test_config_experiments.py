@@ -6,7 +6,8 @@ import yaml
 
 from recap.config import experiment_files, load_experiment
 from recap.config.comparison import ComparisonWiring
-from recap.config.schema import ArmRow
+from recap.config.held_out import HeldOutWiring
+from recap.config.schema import ArmRow, FinetunePresetRow
 from recap.config.sheets import read_sheet
 from recap.config.wiring import Wiring
 from recap.errors import RecapError
@@ -217,3 +218,48 @@ def test_unknown_template_lists_the_known_ones(tmp_path):
     raw["sheets"]["base_models"] = str(sheet)
     with pytest.raises(RecapError, match="no template `vicuna`; known: gemma, llama_3"):
         load_experiment(raw)
+
+
+def test_held_out_sets_are_the_same_for_every_arm_and_off_by_default():
+    demo = HeldOutWiring(Wiring(load_experiment(raw_config("demo"))))
+    kept = "results/demo/arms/blip2_enhanced/kept/"
+    assert all(path.startswith(kept) for path in demo.population())
+    assert list(demo.sets("pretrain")) == ["original", "blip2-micro"]
+    assert list(demo.sets("finetune")) == ["instructions"]
+    assert demo.instructions() == "results/demo/held_out/train/instructions.json"
+    assert demo.captions("original") == []
+    assert all("/recipes/basic/kept/" in path for path in demo.records())
+    assert all("/captions/blip2-micro/" in path for path in demo.captions("blip2-micro"))
+    raw = raw_config("demo")
+    raw["held_out"] |= {"records": 0, "instructions": 0}
+    off = HeldOutWiring(Wiring(load_experiment(raw)))
+    assert (off.ids(), off.flags("pretrain"), off.flags("finetune")) == ([], "", "")
+    assert off.instructions() == "resources/worlds/demo/sft.json"
+
+
+def finetune_with(preset, **changes):
+    raw = merge(raw_config("demo"), {"finetune_preset": preset, **changes})
+    return load_experiment(raw).config.train.finetune
+
+
+def test_presets_win_over_the_configuration_cell_by_cell():
+    plain = finetune_with("")
+    assert finetune_with("faithful") == plain.model_copy(update={"learning_rate": 2e-5})
+    assert finetune_with("tuned").learning_rate == 2e-4
+    rslora = finetune_with("rslora")
+    assert (rslora.lora.rank, rslora.lora.alpha, rslora.lora.use_rslora) == (64, 16, True)
+    assert rslora.lora.dropout == plain.lora.dropout
+    assert rslora.global_batch_size == plain.global_batch_size == 8
+    assert finetune_with("dora").lora.use_dora
+    assert finetune_with("qlora").base_quantization == "nf4"
+    with pytest.raises(RecapError, match=r"`fast` is not a row of config/finetune_presets.tsv"):
+        finetune_with("fast")
+    dora = {"train": {"finetune": {"lora": {"use_dora": True}}}}
+    with pytest.raises(RecapError, match=r"qlora: .*DoRA starts from the lengths"):
+        finetune_with("qlora", **dora)
+
+
+def test_every_preset_is_valid():
+    names = read_sheet("config/finetune_presets.tsv", "preset", FinetunePresetRow)
+    assert {"faithful", "tuned", "rslora", "dora", "qlora"} <= set(names)
+    assert all(finetune_with(name) != finetune_with("") or name == "tuned" for name in names)

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from recap.curate.convert import convert_llava
-from recap.curate.gallery import build_gallery
+from recap.curate.gallery import GalleryExtras, build_gallery
 from recap.curate.merge import merge_arm
 from recap.curate.policy import apply_policy
 from recap.curate.questions import STAGE1_QUESTIONS
@@ -340,7 +340,9 @@ def test_gallery(tmp_path):
     write_jsonl(tmp_path / "c.jsonl", captions)
     write_jsonl(tmp_path / "kept.jsonl", rows[::2])
 
-    def build(size=5, seed=1, given="c.jsonl"):
+    write_json(tmp_path / "held_out.json", {"ids": ["3", "8"]})
+
+    def build(size=5, seed=1, given="c.jsonl", extras=None):
         return build_gallery(
             [tmp_path / "0.jsonl", tmp_path / "1.jsonl"],
             captions=[tmp_path / given],
@@ -348,6 +350,7 @@ def test_gallery(tmp_path):
             size=size,
             seed=seed,
             out=tmp_path / "g.jsonl",
+            extras=extras,
         )
 
     gallery = build()
@@ -363,6 +366,8 @@ def test_gallery(tmp_path):
             "replaced": False,
         }
     assert len(build(size=99)) == 10
+    shown = build(size=99, extras=GalleryExtras(held_out=tmp_path / "held_out.json"))
+    assert {row["id"] for row in shown} == set(map(str, range(10))) - {"3", "8"}
     assert build(seed=2) != gallery
     write_jsonl(tmp_path / "few.jsonl", captions[:3])
     with pytest.raises(RecapError, match="no caption for id"):

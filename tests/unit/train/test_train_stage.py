@@ -37,6 +37,7 @@ def test_pretrain_writes_what_it_declares(world, pretrained: Path) -> None:
     assert sorted(path.name for path in pretrained.iterdir()) == [
         "gates.json",
         "manifest.json",
+        "metrics.json",
         "mm_projector.safetensors",
         "telemetry.jsonl",
     ]
@@ -45,7 +46,7 @@ def test_pretrain_writes_what_it_declares(world, pretrained: Path) -> None:
     rows = read_jsonl(pretrained / "telemetry.jsonl")
     assert [row["step"] for row in rows] == [1, 2, 3, 4]
     assert list(rows[0]) == [
-        *("step", "loss", "grad_norm", "learning_rate", "supervised_tokens", "samples")
+        *("step", "loss", "grad_norm", "learning_rate", "supervised_tokens", "samples", "spike")
     ]
     assert rows[0]["learning_rate"] == pytest.approx(1e-3)
     assert rows[-1]["learning_rate"] == 0.0
@@ -60,6 +61,16 @@ def test_pretrain_writes_what_it_declares(world, pretrained: Path) -> None:
     perf = read_json(pretrained.parent / "perf.json")
     assert perf["items"] == 32
     assert perf["samples_per_training_second"] > 0
+    costs = read_jsonl(pretrained.parent / "perf.updates.jsonl")
+    assert [row["step"] for row in costs] == [1, 2, 3, 4]
+    for row in costs:
+        assert row["samples_per_second"] == pytest.approx(8 / row["seconds"], rel=1e-3)
+        assert row["tokens_per_second"] > row["samples_per_second"]
+        assert row["memory_mib"] > 0
+        assert row["micro_batch_size"] == 4
+    metrics = read_json(pretrained / "metrics.json")
+    assert metrics["final_loss"] == rows[-1]["loss"]
+    assert (metrics["stage"], metrics["updates"], metrics["spikes"]) == ("pretrain", 4, 0)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -75,6 +86,7 @@ def test_finetune_starts_from_stage_1_and_moves_the_adapter(
         "config.json",
         "gates.json",
         "manifest.json",
+        "metrics.json",
         "non_lora_trainables.safetensors",
         "telemetry.jsonl",
     ]

@@ -7,7 +7,8 @@ import multiprocessing
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 _CONTEXT = multiprocessing.get_context("forkserver")
@@ -24,6 +25,29 @@ _CONTEXT.set_forkserver_preload(
 )
 
 
+@contextmanager
+def scarce_memory(samples: int, after: int) -> Iterator[list[int]]:
+    """Let passes over more than some samples run out of memory after some passes with gradient."""
+    import torch
+
+    from recap.mgm.modeling import MGMForCausalLM
+
+    whole, sizes = MGMForCausalLM.forward, []
+
+    def forward(self, input_ids, *arguments, **named):
+        if torch.is_grad_enabled():
+            sizes.append(len(input_ids))
+        if len(input_ids) > samples and len(sizes) > after:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory, says a test")
+        return whole(self, input_ids, *arguments, **named)
+
+    MGMForCausalLM.forward = forward
+    try:
+        yield sizes
+    finally:
+        MGMForCausalLM.forward = whole
+
+
 def _enter(arguments: list[str], log: str, environment: dict[str, str]) -> None:
     os.environ.update(environment)
     with Path(log).open("a") as stream:
@@ -31,7 +55,9 @@ def _enter(arguments: list[str], log: str, environment: dict[str, str]) -> None:
         import train_stage
         from recap.cli import run_cli
 
-        run_cli(train_stage.main, train_stage.parser(), arguments)
+        scarce = os.environ.get("SCARCE_MEMORY")
+        with scarce_memory(*map(int, scarce.split(","))) if scarce else nullcontext():
+            run_cli(train_stage.main, train_stage.parser(), arguments)
 
 
 def start(arguments: list[str], log: Path, **environment: str) -> "multiprocessing.Process":

@@ -1,0 +1,190 @@
+"""Fitting a stage within the memory there is: the trainer, and another one if that is too much."""
+
+import logging
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import TrainingArguments
+
+from ..errors import RecapError
+from ..mgm.conversation import pad_token_id
+from .arguments import training_arguments
+from .collate import Collator
+from .consistency import slope_ratio
+from .gates import GateBook, UpdateGates, require_consistent
+from .prepare import PreparedData
+from .request import StageRequest
+from .schedule import StepPlan
+from .signals import StopRequest
+from .state import StateStore
+from .telemetry import Telemetry
+from .trackers import Tracker
+from .trainer import OutOfMemoryInUpdateError, StageTrainer
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Run:
+    """What the steps of a run share."""
+
+    request: StageRequest
+    data: PreparedData
+    args: TrainingArguments
+    book: GateBook
+    stop: StopRequest
+    started: float
+    plan: StepPlan
+
+    @property
+    def leads(self) -> bool:
+        """Whether this process is rank zero, the one that writes."""
+        return int(self.args.process_index) == 0
+
+
+@dataclass(frozen=True)
+class RunParts:
+    """What outlives a trainer that ran out of memory."""
+
+    model: Any
+    store: StateStore
+    telemetry: Telemetry
+    tracker: Tracker | None
+
+
+def as_before(run: Run, telemetry: Telemetry) -> Run:
+    """Return the run with the micro-batch that an earlier attempt had come down to."""
+    rows = telemetry.perf.rows
+    used = rows[-1]["micro_batch_size"] if rows else run.plan.micro_batch
+    smaller = used < run.plan.micro_batch and run.plan.micro_batch % used == 0
+    return _in_passes_of(run, run.plan.with_micro_batch(used)) if smaller else run
+
+
+def _in_passes_of(run: Run, plan: StepPlan) -> Run:
+    return replace(run, plan=plan, args=stage_arguments(run.request, plan))
+
+
+def fit_in_memory(
+    run: Run, parts: RunParts, checkpoint: Path | None
+) -> tuple[StageTrainer, list[float]]:
+    """Train to the end, in halved micro-batches from the last update on where memory runs out.
+
+    The global batch, its samples and its normalisation stay, so that apart from dropout's masks
+    the trajectory does too.
+
+    Returns:
+        The trainer that made the last update, and the seconds of all updates made here.
+
+    Raises:
+        RecapError: if memory does not suffice for one sample.
+    """
+    seconds: list[float] = []
+    consistent = False
+    while True:
+        trainer = _build_trainer(run, parts)
+        exhausted = False
+        try:
+            if not consistent:
+                require_consistent(run.book, _slope(trainer, run))
+            consistent = True
+            _fit(trainer, run, checkpoint, len(parts.telemetry.rows))
+        except OutOfMemoryInUpdateError:
+            exhausted = True  # outside of this block nothing holds the failed pass's tensors
+        seconds += trainer.update_seconds
+        if not exhausted:
+            return trainer, seconds
+        checkpoint = trainer.keep_last_update() or checkpoint
+        plan, done = run.plan.halved(), len(parts.telemetry.rows)
+        if plan is None:
+            raise RecapError(
+                f"the GPU's memory does not suffice for one sample in update {done + 1}; lower "
+                "max_length, switch gradient_checkpointing on, or hold the base in 4 bits"
+            )
+        logger.warning(
+            "out of memory in update %d: micro-batch %d becomes %d, accumulation %d",
+            *(done + 1, run.plan.micro_batch, plan.micro_batch, plan.accumulation),
+        )
+        run = _in_passes_of(run, plan)
+        del trainer
+
+
+def stage_arguments(request: StageRequest, plan: StepPlan) -> TrainingArguments:
+    """Return the trainer's arguments for a plan."""
+    settings = request.settings
+    use_cpu = not torch.cuda.is_available()
+    if not use_cpu and settings.dtype == "bfloat16":
+        torch.set_float32_matmul_precision("high")
+    return training_arguments(
+        request.state_dir,
+        plan,
+        seed=request.seed,
+        use_cpu=use_cpu,
+        learning_rate=settings.learning_rate,
+        weight_decay=settings.weight_decay,
+        max_grad_norm=settings.max_grad_norm,
+    )
+
+
+def _build_trainer(run: Run, parts: RunParts) -> StageTrainer:
+    data = run.data
+    return StageTrainer(
+        model=parts.model,
+        args=run.args,
+        dataset=data.dataset,
+        collator=Collator(pad_token_id(data.tokenizer)),
+        ids=data.ids,
+        order=data.order,
+        tokens_of_update=data.tokens_of_update,
+        positions_of_update=data.positions_of_update,
+        plan=run.plan,
+        gates=UpdateGates(int(parts.model.config.vocab_size), run.book),
+        telemetry=parts.telemetry,
+        tracker=parts.tracker,
+        store=parts.store,
+        held_out=data.held_out,
+        held_out_every=run.request.held_out_every,
+        stop=run.stop,
+        save_steps=run.request.settings.save_steps,
+    )
+
+
+def _slope(trainer: StageTrainer, run: Run) -> float:
+    """Compare loss and gradient on the first micro-batch that has anything to predict.
+
+    Raises:
+        OutOfMemoryInUpdateError: on every rank, if it does not fit into one's memory.
+    """
+    data, size = run.data, run.plan.micro_batch
+    start = next(
+        position
+        for position in range(0, len(data.order), size)
+        if any(data.encoded[i].supervised for i in data.order[position : position + size])
+    )
+    batch = [data.dataset[index] for index in data.order[start : start + size]]
+    tensors = trainer.data_collator(batch)
+    inputs = {name: tensor.to(run.args.device) for name, tensor in tensors.items()}
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    model.train()
+    parameters = list(trainer.trainables().values())
+    ratio = None
+    try:
+        ratio = slope_ratio(parameters, lambda: model(**inputs).loss, run.request.seed)
+    except torch.cuda.OutOfMemoryError as error:
+        logger.warning("before the first update: %s", error)
+    if trainer.agreed(ratio is None) or ratio is None:
+        raise OutOfMemoryInUpdateError
+    return ratio
+
+
+def _fit(trainer: StageTrainer, run: Run, checkpoint: Path | None, done: int) -> None:
+    """Train to the end, from the checkpoint after ``done`` updates if there is one."""
+    total = run.data.plan.updates
+    if trainer.agreed(bool(run.stop)):
+        run.stop.raise_if_set(f"after update {done} of {total}")
+    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    done = trainer.state.global_step
+    if done < total:
+        run.stop.signal_name = run.stop.signal_name or "a signal to another rank"
+        run.stop.raise_if_set(f"after update {done} of {total}")
