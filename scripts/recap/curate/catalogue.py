@@ -103,7 +103,6 @@ _PACKAGES = {
     "clean_html_mapper": ("selectolax", "selectolax"),
     "document_simhash_deduplicator": ("simhash", "simhash-pybind"),
     "fix_unicode_mapper": ("ftfy", "ftfy"),
-    "image_aesthetics_filter": ("aesthetics_predictor", "simple-aesthetics-predictor"),
     "image_face_count_filter": ("cv2", "opencv-contrib-python-headless"),
     "image_face_ratio_filter": ("cv2", "opencv-contrib-python-headless"),
     "image_subplot_filter": ("cv2", "opencv-contrib-python-headless"),
