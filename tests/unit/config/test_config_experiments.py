@@ -221,20 +221,20 @@ def test_unknown_template_lists_the_known_ones(tmp_path):
 
 
 def test_held_out_sets_are_the_same_for_every_arm_and_off_by_default():
-    demo = HeldOutWiring(Wiring(load_experiment(raw_config("demo"))))
-    kept = "results/demo/arms/blip2_enhanced/kept/"
-    assert all(path.startswith(kept) for path in demo.population())
-    assert list(demo.sets("pretrain")) == ["original", "blip2-micro"]
-    assert list(demo.sets("finetune")) == ["instructions"]
-    assert demo.instructions() == "results/demo/held_out/train/instructions.json"
-    assert demo.captions("original") == []
-    assert all("/recipes/basic/kept/" in path for path in demo.records())
-    assert all("/captions/blip2-micro/" in path for path in demo.captions("blip2-micro"))
-    raw = raw_config("demo")
+    smoke = HeldOutWiring(Wiring(load_experiment(raw_config("smoke"))))
+    kept = "results/smoke/arms/blip2_enhanced/kept/"
+    assert all(path.startswith(kept) for path in smoke.population())
+    assert list(smoke.sets("pretrain")) == ["original", "blip2-micro"]
+    assert list(smoke.sets("finetune")) == ["instructions"]
+    assert smoke.instructions() == "results/smoke/held_out/train/instructions.json"
+    assert smoke.captions("original") == []
+    assert all("/recipes/basic/kept/" in path for path in smoke.records())
+    assert all("/captions/blip2-micro/" in path for path in smoke.captions("blip2-micro"))
+    raw = raw_config("smoke")
     raw["held_out"] |= {"records": 0, "instructions": 0}
     off = HeldOutWiring(Wiring(load_experiment(raw)))
     assert (off.ids(), off.flags("pretrain"), off.flags("finetune")) == ([], "", "")
-    assert off.instructions() == "resources/worlds/demo/sft.json"
+    assert off.instructions() == "resources/worlds/smoke/sft.json"
 
 
 def finetune_with(preset, **changes):
