@@ -62,6 +62,7 @@ rule gather_funnel:
         shards=lambda wildcards: WIRING.arm_kept(wildcards.arm),
         merged="results/{experiment}/arms/{arm}/merged.jsonl",
         matched=lambda wildcards: WIRING.matched(wildcards.arm),
+        held_out=HELD_OUT.ids(),
     output:
         table="results/{experiment}/arms/{arm}/funnel.parquet",
         svg="results/{experiment}/arms/{arm}/funnel.svg",
@@ -76,6 +77,7 @@ rule gather_funnel:
         runtime=minutes(COMPUTE.runtime_minutes),
     params:
         matched=lambda wildcards, input: (f"--match-ids {input.matched}" if input.matched else ""),
+        held_out=lambda wildcards, input: (f"--held-out {input.held_out}" if input.held_out else ""),
         pre_drops=lambda wildcards, input: (
             f"--pre-drops {input.pre_drops}" if input.pre_drops else ""
         ),
@@ -93,6 +95,7 @@ rule gather_funnel:
             --shards {input.shards:q} \
             --merged {input.merged:q} \
             {params.matched} \
+            {params.held_out} \
             --out {output.table:q} \
             --svg {output.svg:q} \
             --png {output.png:q} \

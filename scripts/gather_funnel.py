@@ -22,6 +22,7 @@ def parser() -> argparse.ArgumentParser:
     cli.add_argument("--shards", required=True, nargs="+", help="records after all filters")
     cli.add_argument("--merged", required=True, help="records after matching and budget")
     cli.add_argument("--match-ids", help="merged records of the arm whose ids are kept")
+    cli.add_argument("--held-out", help="ids that no arm trains on")
     cli.add_argument("--out", required=True, help="the table as Parquet")
     cli.add_argument("--svg", required=True, help="the figure as SVG")
     cli.add_argument("--png", required=True, help="the figure as PNG")
@@ -38,6 +39,7 @@ def main(args: argparse.Namespace) -> None:
         shards=args.shards,
         merged=args.merged,
         match_ids=args.match_ids,
+        held_out=args.held_out,
         out=args.out,
     )
     draw_funnel(args.funnel, svg=args.svg, png=args.png)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import GateError
 from ..io import atomic_path, iter_jsonl, read_json
+from .held_out import read_held_out
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -30,6 +31,7 @@ def gather_funnel(
     shards: list[str | Path],
     merged: str | Path,
     match_ids: str | Path | None = None,
+    held_out: str | Path | None = None,
     out: str | Path,
 ) -> dict[str, int]:
     """Write the table of an arm's lost records, checked against its funnel.
@@ -42,6 +44,7 @@ def gather_funnel(
         shards: the arm's records after all filters.
         merged: the arm's records after matching and budget.
         match_ids: merged records of the arm it is matched to.
+        held_out: ids that no arm trains on, if any are.
         out: Parquet file, one row a lost record: ``arm``, ``step``, ``operator``,
             ``id``, ``statistic``, ``value`` (a number, else null), ``value_text``
             (JSON), ``bound``, ``duplicate_of``. A second table, in the file's
@@ -61,7 +64,7 @@ def gather_funnel(
     found: Counter[str] = Counter()
     lines = _rejected(rejects)
     lines = _chain(lines, _dropped("select", pre_drops), _dropped("reselect", post_drops))
-    lines = _chain(lines, _unmatched(shards, merged, match_ids))
+    lines = _chain(lines, _unmatched(shards, merged, match_ids, held_out))
     with atomic_path(out) as temporary:
         with pq.ParquetWriter(temporary, schema) as writer:
             for batch in _batches(lines):
@@ -96,9 +99,13 @@ def _dropped(step: str, paths: list[str | Path]) -> Iterator[Row]:
 
 
 def _unmatched(
-    shards: list[str | Path], merged: str | Path, match_ids: str | Path | None
+    shards: list[str | Path],
+    merged: str | Path,
+    match_ids: str | Path | None,
+    held_out: str | Path | None,
 ) -> Iterator[Row]:
-    """Yield what matching and the budget took; both see only ids."""
+    """Yield what was held out, and what matching and the budget took; all see only ids."""
+    aside = set() if held_out is None else set(read_held_out(held_out))
     left = {row["id"] for row in iter_jsonl(merged)}
     wanted = None if match_ids is None else {row["id"] for row in iter_jsonl(match_ids)}
     for path in shards:
@@ -106,8 +113,9 @@ def _unmatched(
             if row["id"] in left:
                 continue
             matched = wanted is None or row["id"] in wanted
+            taken = "budget" if matched else "match"
             yield {
-                "step": "budget" if matched else "match",
+                "step": "held_out" if row["id"] in aside else taken,
                 "operator": None,
                 "id": row["id"],
                 "statistic": None,

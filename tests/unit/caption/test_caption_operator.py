@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from caption_models import build
-from PIL import Image
+from PIL import Image, ImageFile
 
 from recap.caption.shard import Machine, caption_shard
 from recap.curate.records import captioned_text, original_text
@@ -16,6 +16,14 @@ from recap.io import read_jsonl, write_jsonl
 from recap.settings import CaptionSettings
 
 ROOT = Path(__file__).parents[3]
+
+
+@pytest.fixture(autouse=True)
+def _strict_decoding():
+    """Data-Juicer lets truncated images pass, in its whole process."""
+    before = ImageFile.LOAD_TRUNCATED_IMAGES
+    yield
+    ImageFile.LOAD_TRUNCATED_IMAGES = before
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ from recap.compare.funnel_figure import draw_funnel
 from recap.curate.funnel import stage
 from recap.curate.trace import gather_funnel
 from recap.errors import GateError
-from recap.io import write_json, write_jsonl
+from recap.io import read_json, write_json, write_jsonl
 
 
 def record(name: str) -> dict:
@@ -101,6 +101,21 @@ def test_every_lost_record_has_its_step_statistic_value_and_bound(arm):
     }
     counts = json.loads(pq.read_schema(arm / "funnel.parquet").metadata[b"recap_counts"])
     assert [row["records_out"] for row in counts] == [9, 7, 6, 5, 3, 2]
+
+
+def test_what_was_held_out_is_not_taken_for_unmatched(arm):
+    document = read_json(arm / "funnel.json")
+    document["stages"][4:] = [
+        stage("held_out", None, 5, 4),
+        stage("match", None, 4, 3),
+        stage("budget", None, 3, 2),
+    ]
+    write_json(arm / "funnel.json", document)
+    write_json(arm / "ids.json", {"ids": ["h", "z"]})
+    found = gather(arm, held_out=arm / "ids.json")
+    assert (found["held_out"], found["match"], found["budget"]) == (1, 1, 1)
+    rows = pq.read_table(arm / "funnel.parquet").to_pylist()
+    assert [row["step"] for row in rows if row["id"] == "h"] == ["held_out"]
 
 
 def test_an_arm_that_lost_nothing_has_an_empty_table(arm):
