@@ -1,11 +1,13 @@
 """Run every static check, then the tests; what `make test` and CI call."""
 
 import argparse
+import contextlib
 import os
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import IO
 
 from recap.cli import make_parser, run_cli
 from recap.errors import RecapError
@@ -19,6 +21,13 @@ STATIC: tuple[Command, ...] = (
     ("snakemake", "--lint", "--quiet", "all"),
 )
 PYTEST = ("python", "-m", "pytest", "-m", "not slow")
+_MODELS = ("tests/unit/mgm", "tests/unit/train")
+# Run side by side; the first one's output is shown as it comes.
+SUITES: tuple[Command, ...] = (
+    (*PYTEST, "tests/unit", *(f"--ignore={folder}" for folder in _MODELS)),
+    (*PYTEST, *_MODELS),
+    (*PYTEST, "tests/workflow"),
+)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -47,22 +56,30 @@ def _passes(command: Command, environment: dict[str, str]) -> bool:
 
 
 def _run_tests(environment: dict[str, str]) -> list[Command]:
-    """Run unit and workflow tests side by side; print the latter when both are done."""
-    units, workflow = (*PYTEST, "tests/unit"), (*PYTEST, "tests/workflow")
-    with tempfile.TemporaryFile("w+", encoding="utf-8") as output:
-        beside = subprocess.Popen(
-            workflow, env=environment, stdout=output, stderr=subprocess.STDOUT
-        )
-        try:
-            failed = [] if _passes(units, environment) else [units]
-            sys.stderr.write(f"$ {' '.join(workflow)}\n")
-            if beside.wait():
-                failed.append(workflow)
-        finally:
-            beside.terminate()
-        output.seek(0)
-        sys.stderr.write(output.read())
+    """Run the suites side by side; print all but the first when they are done."""
+    first, *others = SUITES
+    with contextlib.ExitStack() as stack:
+        beside = [(suite, *_start(suite, environment, stack)) for suite in others]
+        failed = [] if _passes(first, environment) else [first]
+        for suite, process, output in beside:
+            sys.stderr.write(f"$ {' '.join(suite)}\n")
+            if process.wait():
+                failed.append(suite)
+            output.seek(0)
+            sys.stderr.write(output.read())
     return failed
+
+
+def _start(
+    suite: Command, environment: dict[str, str], stack: contextlib.ExitStack
+) -> tuple[subprocess.Popen[str], IO[str]]:
+    """Start a suite that ends with the stack, and return it with the file it writes to."""
+    output = stack.enter_context(tempfile.TemporaryFile("w+", encoding="utf-8"))  # noqa: SIM115
+    process = subprocess.Popen(
+        suite, env=environment, stdout=output, stderr=subprocess.STDOUT, text=True
+    )
+    stack.callback(process.terminate)
+    return process, output
 
 
 if __name__ == "__main__":
