@@ -78,12 +78,9 @@ rule gather_funnel:
     params:
         matched=lambda wildcards, input: (f"--match-ids {input.matched}" if input.matched else ""),
         held_out=lambda wildcards, input: (f"--held-out {input.held_out}" if input.held_out else ""),
-        pre_drops=lambda wildcards, input: (
-            f"--pre-drops {input.pre_drops}" if input.pre_drops else ""
-        ),
-        post_drops=lambda wildcards, input: (
-            f"--post-drops {input.post_drops}" if input.post_drops else ""
-        ),
+        shards=lambda wildcards, input: shard_range(input.shards),
+        pre_drops=lambda wildcards, input: range_flag("--pre-drops", input.pre_drops),
+        post_drops=lambda wildcards, input: range_flag("--post-drops", input.post_drops),
         stage_version=STAGE_VERSIONS["funnel"],
     shell:
         """
@@ -92,7 +89,7 @@ rule gather_funnel:
             --rejects {input.rejects:q} \
             {params.pre_drops} \
             {params.post_drops} \
-            --shards {input.shards:q} \
+            --shards {params.shards:q} \
             --merged {input.merged:q} \
             {params.matched} \
             {params.held_out} \
