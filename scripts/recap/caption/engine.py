@@ -4,7 +4,7 @@ import logging
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..curate.pixels import Pixels
 from ..errors import RecapError
@@ -14,6 +14,7 @@ from .sampling import candidate_uniforms
 
 if TYPE_CHECKING:
     import torch
+    from numpy.typing import NDArray
     from PIL.Image import Image
 
 logger = logging.getLogger(__name__)
@@ -115,10 +116,15 @@ class Captioner:
             keys: what names each image, such as the SHA-256 of its bytes; sampled
                 candidates are drawn by it.
         """
+        return self.caption_shrunk([self.pixels.shrink(image) for image in images], keys)
+
+    def caption_shrunk(
+        self, shrunk: "Sequence[NDArray[Any]]", keys: Sequence[str]
+    ) -> list[list[str]]:
+        """Return the same as :meth:`caption` of results of ``pixels.shrink``."""
         import numpy as np
         import torch
 
-        shrunk = [self.pixels.shrink(image) for image in images]
         size = self.images_per_batch
         starts = range(0, len(shrunk), size)
         batches = ([torch.from_numpy(np.stack(shrunk[at : at + size]))] for at in starts)

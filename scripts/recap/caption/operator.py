@@ -1,9 +1,8 @@
 """The captioner as a Data-Juicer operator, for plain ``dj-process`` recipes."""
 
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from data_juicer.ops.base_op import OPERATORS, Mapper
 
@@ -12,9 +11,6 @@ from ..hashing import sha256_bytes
 from ..settings import CaptionSettings
 from .engine import Captioner
 from .pixels import ImageFile, load_image, read_image
-
-if TYPE_CHECKING:
-    import torch
 
 _READERS = 8
 
@@ -99,9 +95,8 @@ class RecapCaptioningMapper(Mapper):
                 return file.sha256, engine.pixels.shrink(load_image(file))
 
             found = list(readers.map(read, paths))
-        keys = [key for key, _ in found]
-        batches = engine.caption_batches(_stacked(found, engine.images_per_batch), keys)
-        return [candidates[0] for batch in batches for candidates in batch]
+        keys, shrunk = [key for key, _ in found], [pixels for _, pixels in found]
+        return [candidates[0] for candidates in engine.caption_shrunk(shrunk, keys)]
 
     def _loaded(self, rank: int | None) -> Captioner:
         if self._engine is None:
@@ -112,14 +107,6 @@ class RecapCaptioningMapper(Mapper):
                 device = f"cuda:{(rank or 0) % torch.cuda.device_count()}"
             self._engine = Captioner(self._model, self._settings, device=device)
         return self._engine
-
-
-def _stacked(found: list[tuple[str, Any]], size: int) -> "Iterator[list[torch.Tensor]]":
-    import numpy as np
-    import torch
-
-    for at in range(0, len(found), size):
-        yield [torch.from_numpy(np.stack([pixels for _, pixels in found[at : at + size]]))]
 
 
 def _rewrite(text: str, captions: list[str]) -> str:
