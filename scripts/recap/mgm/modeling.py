@@ -14,10 +14,10 @@ from .configuration import MGMConfig
 from .conversation import IMAGE_TOKEN_INDEX
 from .convnext import ConvNextTower
 from .generation import greedy_decode
-from .loss import supervised_loss
+from .loss import loss_of_states
 from .mining import build_unit, mine_patch_info
 from .projector import build_projector, project
-from .splicing import Spliced, splice
+from .splicing import Layout, Spliced, lay_out, weave
 from .vision import ClipTower, cut_aux_views, derive_clip_views
 
 PROJECTOR_MODULES = (
@@ -199,24 +199,30 @@ class MGMForCausalLM(PreTrainedModel):
         images_aux: torch.Tensor | None = None,
         image_features: torch.Tensor | None = None,
         padding_side: str | None = None,
+        layout: Layout | None = None,
     ) -> Spliced:
-        """Embed tokens and splice image features in; see :func:`splicing.splice`."""
+        """Embed tokens and splice image features in; see :func:`splicing.splice`.
+
+        Raises:
+            RecapError: if pictures and image tokens differ in number.
+        """
         if image_features is None and images_aux is not None and len(images_aux):
             image_features = self.encode_images(images_aux)
         if image_features is not None and len(image_features):
             image_features = self.scale_features(image_features)
         else:
             image_features = None
+        if layout is None:
+            layout = lay_out(
+                input_ids.cpu(),
+                attention_mask.cpu(),
+                None if labels is None else labels.cpu(),
+                image_tokens=1 if image_features is None else image_features.shape[1],
+                max_length=self.config.tokenizer_model_max_length,
+                padding_side=padding_side or self.config.tokenizer_padding_side,
+            ).to(input_ids.device)
         texts = input_ids.masked_fill(input_ids == IMAGE_TOKEN_INDEX, 0)
-        return splice(
-            input_ids,
-            attention_mask,
-            self.get_input_embeddings()(texts),
-            image_features,
-            labels,
-            max_length=self.config.tokenizer_model_max_length,
-            padding_side=padding_side or self.config.tokenizer_padding_side,
-        )
+        return weave(layout, self.get_input_embeddings()(texts), image_features)
 
     def forward(
         self,
@@ -226,8 +232,12 @@ class MGMForCausalLM(PreTrainedModel):
         images_aux: torch.Tensor | None = None,
         image_features: torch.Tensor | None = None,
         num_items_in_batch: torch.Tensor | int | float | None = None,
+        layout: Layout | None = None,
     ) -> MGMOutput:
         """Return the loss, or the logits where there are no labels.
+
+        Rows padded on the right need no mask for a loss: no real position sees a later
+        one. Hence attention can use its causal kernel.
 
         Args:
             input_ids: (B, L) with -200 once a sample that has a picture.
@@ -238,19 +248,34 @@ class MGMForCausalLM(PreTrainedModel):
                 instead of ``images_aux``.
             num_items_in_batch: what the summed loss is divided by; by default
                 the supervised positions of this batch.
+            layout: of the batch, made by whoever collates it, on the model's device and
+                padded on the right; made here by default, for which a GPU waits.
         """
-        batch = self.prepare_inputs(input_ids, attention_mask, labels, images_aux, image_features)
-        hidden = self.language_model.model(
+        batch = self.prepare_inputs(
+            input_ids, attention_mask, labels, images_aux, image_features, layout=layout
+        )
+        layout, head = batch.layout, self.get_output_embeddings()
+        if layout.supervised is None or layout.targets is None:
+            return MGMOutput(logits=head(self._decode(batch, batch.attention_mask)))
+        left = self.config.tokenizer_padding_side == "left"
+        hidden = self._decode(batch, batch.attention_mask if left else None)
+        states = hidden.flatten(0, 1).index_select(0, layout.supervised)
+        loss = loss_of_states(states, layout.targets, head, num_items_in_batch)
+        return MGMOutput(loss=loss + self._connect_unused())
+
+    def _decode(self, batch: Spliced, mask: torch.Tensor | None) -> torch.Tensor:
+        """Return the decoder's output (R, L, hidden); without a mask, rows end in padding.
+
+        Packed samples are told apart by their positions, which start anew (transformers'
+        packed-sequence format).
+        """
+        alike = mask is None and not batch.layout.packed
+        return self.language_model.model(  # type: ignore[no-any-return]
             inputs_embeds=batch.embeddings,
-            attention_mask=batch.attention_mask,
-            position_ids=batch.position_ids,
+            attention_mask=mask,
+            position_ids=None if alike else batch.position_ids,
             use_cache=False,
         ).last_hidden_state
-        head = self.get_output_embeddings()
-        if batch.labels is None:
-            return MGMOutput(logits=head(hidden))
-        loss = supervised_loss(hidden, batch.labels, head, num_items_in_batch)
-        return MGMOutput(loss=loss + self._connect_unused())
 
     def _connect_unused(self) -> torch.Tensor | float:
         """Return zero, tied to trained vision weights that a text-only batch leaves out."""

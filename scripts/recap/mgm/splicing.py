@@ -1,12 +1,61 @@
-"""Putting image features into token sequences, as upstream's multimodal input step does."""
+"""Putting image features into token sequences, as upstream's multimodal input step does.
+
+Where each position comes from is worked out on the CPU, from token ids alone
+(:func:`lay_out`); the embeddings are then gathered in one step (:func:`weave`), so
+that a GPU never waits for the host.
+"""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
+import numpy as np
 import torch
 
 from ..errors import RecapError
 from .conversation import IGNORE_INDEX, IMAGE_TOKEN_INDEX
+
+PADDING_SIDES = ("left", "right")
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What stands at each position of a batch of R sequences of length L.
+
+    Attributes:
+        source: (R, L) int64, row of the table of token embeddings (B * T), then of image
+            features (pictures * N), then one of zeros.
+        attention_mask: (R, L) int64, 1 for real positions.
+        position_ids: (R, L) int64, 0 .. len - 1 for each sample, and 0 where there is padding.
+        labels: (R, L) int64, -100 at images and padding; None without labels.
+        supervised: (K,) int64, positions r * L + t whose next one is predicted; None without
+            labels.
+        targets: (K,) int64, what is predicted there.
+        pictures: number of pictures.
+        packed: whether a row holds more than one sample.
+    """
+
+    source: torch.Tensor
+    attention_mask: torch.Tensor
+    position_ids: torch.Tensor
+    labels: torch.Tensor | None
+    supervised: torch.Tensor | None
+    targets: torch.Tensor | None
+    pictures: int
+    packed: bool
+
+    def to(self, device: torch.device | str) -> "Layout":
+        """Return the same layout with its tensors on a device."""
+        return self._each(lambda tensor: tensor.to(device, non_blocking=True))
+
+    def pin_memory(self) -> "Layout":
+        """Return the same layout in pinned memory; data loaders call this."""
+        return self._each(lambda tensor: tensor.pin_memory())
+
+    def _each(self, change: Any) -> "Layout":
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        tensors = {k: change(v) for k, v in values.items() if isinstance(v, torch.Tensor)}
+        return replace(self, **tensors)
 
 
 @dataclass(frozen=True)
@@ -14,16 +63,27 @@ class Spliced:
     """A batch ready for the decoder.
 
     Attributes:
-        embeddings: (B, L, hidden); zero where there is padding.
-        attention_mask: (B, L) int64, 1 for real positions.
-        position_ids: (B, L) int64, 0 .. len - 1, and 0 where there is padding.
-        labels: (B, L) int64, -100 at images and padding; None without labels.
+        embeddings: (R, L, hidden); zero where there is padding.
+        layout: of the same positions, on the same device.
     """
 
     embeddings: torch.Tensor
-    attention_mask: torch.Tensor
-    position_ids: torch.Tensor
-    labels: torch.Tensor | None
+    layout: Layout
+
+    @property
+    def attention_mask(self) -> torch.Tensor:
+        """(R, L) int64, 1 for real positions."""
+        return self.layout.attention_mask
+
+    @property
+    def position_ids(self) -> torch.Tensor:
+        """(R, L) int64, counted within each sample."""
+        return self.layout.position_ids
+
+    @property
+    def labels(self) -> torch.Tensor | None:
+        """(R, L) int64, -100 at images and padding; None without labels."""
+        return self.layout.labels
 
 
 def splice(
@@ -51,61 +111,128 @@ def splice(
     Raises:
         RecapError: if pictures and image tokens differ in number.
     """
-    keep = attention_mask.bool()
-    rows, row_labels, used = [], [], 0
-    marks = ((input_ids == IMAGE_TOKEN_INDEX) & keep).tolist()
-    available = 0 if image_features is None else len(image_features)
-    wanted = sum(map(sum, marks))
-    if wanted != available:
-        raise RecapError(f"the batch has {wanted} image tokens but {available} pictures")
-    for index, row_marks in enumerate(marks):
-        row_keep = keep[index]
-        kept_marks = [mark for mark, kept in zip(row_marks, row_keep.tolist(), strict=True) if kept]
-        positions = [position for position, mark in enumerate(kept_marks) if mark]
-        features = [] if image_features is None else list(image_features[used:][: len(positions)])
-        used += len(positions)
-        rows.append(_weave(token_embeddings[index][row_keep], positions, features)[:max_length])
-        if labels is not None:
-            blanks = [labels.new_full((len(feature),), IGNORE_INDEX) for feature in features]
-            row_labels.append(_weave(labels[index][row_keep], positions, blanks)[:max_length])
-    return _pad(rows, row_labels if labels is not None else None, padding_side)
-
-
-def _weave(
-    row: torch.Tensor, positions: Sequence[int], inserts: Sequence[torch.Tensor]
-) -> torch.Tensor:
-    """Replace single entries of ``row`` by whole tensors."""
-    pieces, start = [], 0
-    for position, insert in zip(positions, inserts, strict=True):
-        pieces += [row[start:position], insert.to(row.dtype)]
-        start = position + 1
-    return torch.cat([*pieces, row[start:]])
-
-
-def _pad(
-    rows: list[torch.Tensor], row_labels: list[torch.Tensor] | None, padding_side: str
-) -> Spliced:
-    if padding_side not in ("left", "right"):
-        raise RecapError(f"padding side must be 'left' or 'right', not {padding_side!r}")
-    lengths = [len(row) for row in rows]
-    longest = max(lengths)
-    device = rows[0].device
-    sides = [
-        (longest - length, 0) if padding_side == "left" else (0, longest - length)
-        for length in lengths
-    ]
-    pad = torch.nn.functional.pad
-    counted = list(zip(lengths, sides, strict=True))
-    ones = [pad(torch.ones(n, dtype=torch.int64), side) for n, side in counted]
-    steps = [pad(torch.arange(n), side) for n, side in counted]
-    embeddings = [pad(row, (0, 0, *side)) for row, side in zip(rows, sides, strict=True)]
-    labels = None
-    if row_labels is not None:
-        pairs = zip(row_labels, sides, strict=True)
-        labels = torch.stack([pad(row, side, value=IGNORE_INDEX) for row, side in pairs])
-    return Spliced(
-        embeddings=torch.stack(embeddings),
-        attention_mask=torch.stack(ones).to(device),
-        position_ids=torch.stack(steps).to(device),
-        labels=labels,
+    layout = lay_out(
+        input_ids.cpu(),
+        attention_mask.cpu(),
+        None if labels is None else labels.cpu(),
+        image_tokens=1 if image_features is None else image_features.shape[1],
+        max_length=max_length,
+        padding_side=padding_side,
     )
+    return weave(layout.to(token_embeddings.device), token_embeddings, image_features)
+
+
+def weave(
+    layout: Layout, token_embeddings: torch.Tensor, image_features: torch.Tensor | None
+) -> Spliced:
+    """Gather the embeddings of a layout.
+
+    Args:
+        layout: on the device of the embeddings.
+        token_embeddings: (B, T, hidden).
+        image_features: (pictures, N, hidden) or None.
+
+    Raises:
+        RecapError: if pictures and image tokens differ in number.
+    """
+    pictures = 0 if image_features is None else len(image_features)
+    if layout.pictures != pictures:
+        raise RecapError(f"the batch has {layout.pictures} image tokens but {pictures} pictures")
+    hidden = token_embeddings.shape[-1]
+    parts = [token_embeddings.reshape(-1, hidden)]
+    if image_features is not None:
+        parts.append(image_features.reshape(-1, hidden).to(token_embeddings.dtype))
+    table = torch.cat([*parts, token_embeddings.new_zeros((1, hidden))])
+    rows = table.index_select(0, layout.source.flatten())
+    return Spliced(rows.view(*layout.source.shape, hidden), layout)
+
+
+def lay_out(
+    input_ids: torch.Tensor,
+    attention_mask: torch.Tensor,
+    labels: torch.Tensor | None,
+    *,
+    image_tokens: int,
+    max_length: int,
+    padding_side: str,
+    samples_of_row: Sequence[int] | None = None,
+) -> Layout:
+    """Work out what stands where once pictures are spliced in.
+
+    Args:
+        input_ids: (B, T) on the CPU, padded on either side.
+        attention_mask: (B, T), non-zero at real tokens.
+        labels: (B, T) or None.
+        image_tokens: positions N that a picture takes.
+        max_length: samples are cut to this length after expansion.
+        padding_side: ``right`` or ``left``.
+        samples_of_row: how many consecutive samples each row packs; one each by default.
+
+    Raises:
+        RecapError: for an unknown side.
+    """
+    if padding_side not in PADDING_SIDES:
+        raise RecapError(f"padding side must be 'left' or 'right', not {padding_side!r}")
+    samples = _expand(input_ids.numpy(), attention_mask.numpy(), image_tokens, max_length)
+    pictures = int(((input_ids == IMAGE_TOKEN_INDEX) & attention_mask.bool()).sum())
+    counts = [1] * len(samples) if samples_of_row is None else list(samples_of_row)
+    width = max(map(sum, _grouped([len(sample) for sample in samples], counts)))
+    shape, texts = (len(counts), width), input_ids.numel()
+    source = np.full(shape, texts + pictures * image_tokens)
+    mask, positions = np.zeros(shape, np.int64), np.zeros(shape, np.int64)
+    wanted = None if labels is None else np.full(shape, IGNORE_INDEX)
+    given = None if labels is None else labels.numpy().reshape(-1)
+    for row, members in enumerate(_grouped(samples, counts)):
+        start = 0 if padding_side == "right" else width - sum(map(len, members))
+        for number, sample in enumerate(members):
+            place = (row, slice(start, start + len(sample)))
+            source[place], mask[place] = sample, 1
+            positions[place] = np.arange(len(sample))
+            if wanted is not None and given is not None:
+                text = np.minimum(sample, texts - 1)
+                wanted[place] = np.where(sample < texts, given[text], IGNORE_INDEX)
+                if number:  # the sample before does not predict this one
+                    wanted[row, start] = IGNORE_INDEX
+            start += len(sample)
+    supervised = targets = None
+    if wanted is not None:
+        chosen = np.flatnonzero(np.pad(wanted[:, 1:], ((0, 0), (0, 1)), constant_values=-100) + 100)
+        supervised, targets = torch.from_numpy(chosen), _tensor(wanted.reshape(-1)[chosen + 1])
+    return Layout(
+        source=_tensor(source),
+        attention_mask=_tensor(mask),
+        position_ids=_tensor(positions),
+        labels=None if wanted is None else _tensor(wanted),
+        supervised=supervised,
+        targets=targets,
+        pictures=pictures,
+        packed=any(count > 1 for count in counts),
+    )
+
+
+def _expand(ids: Any, mask: Any, image_tokens: int, max_length: int) -> list[Any]:
+    """Return each sample's rows of the table, cut to ``max_length``."""
+    samples, pictures = [], 0
+    flat = np.arange(ids.size).reshape(ids.shape)
+    for index in range(len(ids)):
+        kept = mask[index] != 0
+        tokens, places = ids[index][kept], flat[index][kept]
+        pieces, start = [], 0
+        for position in np.flatnonzero(tokens == IMAGE_TOKEN_INDEX):
+            first = ids.size + pictures * image_tokens
+            pieces += [places[start:position], np.arange(first, first + image_tokens)]
+            pictures += 1
+            start = position + 1
+        samples.append(np.concatenate([*pieces, places[start:]])[:max_length])
+    return samples
+
+
+def _grouped(items: Sequence[Any], counts: Sequence[int]) -> list[list[Any]]:
+    ends = np.cumsum(counts)
+    return [
+        list(items[end - count : end]) for end, count in zip(ends.tolist(), counts, strict=True)
+    ]
+
+
+def _tensor(array: Any) -> torch.Tensor:
+    return torch.from_numpy(np.ascontiguousarray(array, dtype=np.int64))

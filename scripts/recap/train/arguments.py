@@ -11,7 +11,10 @@ from .schedule import StepPlan
 def training_arguments(
     output_dir: Path, plan: StepPlan, *, seed: int, use_cpu: bool, **optimizer: Any
 ) -> TrainingArguments:
-    """Return the trainer's arguments for one flat pass over the given order.
+    """Return the trainer's arguments for one flat pass over the given updates.
+
+    To the trainer an update is one batch; :mod:`.passes` cuts it, and the loader starts
+    where a checkpoint ended.
 
     AdamW with betas 0.9/0.999 and epsilon 1e-8 on float32 parameters, cosine to
     zero; no mixed-precision wrapper, as the model casts trained weights where it
@@ -20,8 +23,8 @@ def training_arguments(
     extra: dict[str, Any] = {"ddp_backend": "gloo"} if use_cpu and plan.world_size > 1 else {}
     args = TrainingArguments(
         output_dir=str(output_dir),
-        per_device_train_batch_size=plan.micro_batch,
-        gradient_accumulation_steps=plan.accumulation,
+        per_device_train_batch_size=1,
+        gradient_accumulation_steps=1,
         num_train_epochs=1,
         lr_scheduler_type="cosine",
         warmup_steps=plan.warmup_updates,
@@ -38,10 +41,7 @@ def training_arguments(
         report_to=[],
         disable_tqdm=True,
         remove_unused_columns=False,
-        dataloader_num_workers=0 if use_cpu else 4,
-        dataloader_pin_memory=not use_cpu,
-        ddp_broadcast_buffers=False,
-        ddp_find_unused_parameters=False,
+        ignore_data_skip=True,
         **optimizer,
         **extra,
     )

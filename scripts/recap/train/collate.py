@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from ..mgm.conversation import IGNORE_INDEX
+from ..mgm.splicing import lay_out
 
 
 @dataclass(frozen=True)
@@ -15,29 +16,49 @@ class Collator:
 
     Attributes:
         pad_id: token id of the padding.
+        image_tokens: positions a picture takes; with it, ``layout`` is made here.
+        max_length: longest sample in positions.
     """
 
     pad_id: int = 0
+    image_tokens: int = 0
+    max_length: int = 1 << 30
 
-    def __call__(self, batch: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
-        """Return ``input_ids``, ``labels``, ``attention_mask`` (B, L) and maybe ``images_aux``.
+    def __call__(self, batch: Sequence[Any]) -> dict[str, Any]:
+        """Return ``input_ids``, ``labels``, ``attention_mask`` (B, T) and maybe ``images_aux``.
 
         ``images_aux`` (number of image samples, 3, S, S) is left out if no
-        sample of the batch has an image.
+        sample of the batch has an image. ``layout`` (:class:`..mgm.splicing.Layout`) tells how
+        samples and images make rows; an entry of ``batch`` is a sample, or the list of samples
+        that share a row.
         """
-        width = max(len(sample["input_ids"]) for sample in batch)
-        shape = (len(batch), width)
-        tensors = {
-            "input_ids": torch.full(shape, self.pad_id, dtype=torch.long),
-            "labels": torch.full(shape, IGNORE_INDEX, dtype=torch.long),
-            "attention_mask": torch.zeros(shape, dtype=torch.long),
-        }
-        for row, sample in enumerate(batch):
-            length = len(sample["input_ids"])
-            tensors["input_ids"][row, :length] = torch.tensor(sample["input_ids"])
-            tensors["labels"][row, :length] = torch.tensor(sample["labels"])
-            tensors["attention_mask"][row, :length] = 1
-        images = [sample["image"] for sample in batch if sample["image"] is not None]
+        rows = [row if isinstance(row, list) else [row] for row in batch]
+        samples = [sample for row in rows for sample in row]
+        tensors = self._pad(samples)
+        if self.image_tokens:
+            tensors["layout"] = lay_out(
+                tensors["input_ids"],
+                tensors["attention_mask"],
+                tensors["labels"],
+                image_tokens=self.image_tokens,
+                max_length=self.max_length,
+                padding_side="right",
+                samples_of_row=[len(row) for row in rows],
+            )
+        images = [sample["image"] for sample in samples if sample["image"] is not None]
         if images:
             tensors["images_aux"] = torch.stack(images)
         return tensors
+
+    def _pad(self, samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        width = max(len(sample["input_ids"]) for sample in samples)
+        shape = (len(samples), width)
+        ids = torch.full(shape, self.pad_id, dtype=torch.long)
+        labels = torch.full(shape, IGNORE_INDEX, dtype=torch.long)
+        mask = torch.zeros(shape, dtype=torch.long)
+        for row, sample in enumerate(samples):
+            length = len(sample["input_ids"])
+            ids[row, :length] = torch.tensor(sample["input_ids"])
+            labels[row, :length] = torch.tensor(sample["labels"])
+            mask[row, :length] = 1
+        return {"input_ids": ids, "labels": labels, "attention_mask": mask}

@@ -10,10 +10,12 @@ from transformers import TrainingArguments
 
 from ..errors import RecapError
 from ..mgm.conversation import pad_token_id
+from ..settings import FinetuneSettings
 from .arguments import training_arguments
 from .collate import Collator
 from .consistency import slope_ratio
 from .gates import GateBook, UpdateGates, require_consistent
+from .loading import to_device
 from .prepare import PreparedData
 from .request import StageRequest
 from .schedule import StepPlan
@@ -128,25 +130,23 @@ def stage_arguments(request: StageRequest, plan: StepPlan) -> TrainingArguments:
 
 
 def _build_trainer(run: Run, parts: RunParts) -> StageTrainer:
-    data = run.data
+    data, settings = run.data, run.request.settings
     return StageTrainer(
         model=parts.model,
         args=run.args,
-        dataset=data.dataset,
-        collator=Collator(pad_token_id(data.tokenizer)),
-        ids=data.ids,
-        order=data.order,
-        tokens_of_update=data.tokens_of_update,
-        positions_of_update=data.positions_of_update,
+        data=data,
+        collator=Collator(
+            pad_token_id(data.tokenizer), parts.model.config.image_tokens, settings.max_length
+        ),
         plan=run.plan,
+        packing=isinstance(settings, FinetuneSettings) and settings.packing,
         gates=UpdateGates(int(parts.model.config.vocab_size), run.book),
         telemetry=parts.telemetry,
         tracker=parts.tracker,
         store=parts.store,
-        held_out=data.held_out,
         held_out_every=run.request.held_out_every,
         stop=run.stop,
-        save_steps=run.request.settings.save_steps,
+        save_steps=settings.save_steps,
     )
 
 
@@ -163,8 +163,7 @@ def _slope(trainer: StageTrainer, run: Run) -> float:
         if any(data.encoded[i].supervised for i in data.order[position : position + size])
     )
     batch = [data.dataset[index] for index in data.order[start : start + size]]
-    tensors = trainer.data_collator(batch)
-    inputs = {name: tensor.to(run.args.device) for name, tensor in tensors.items()}
+    inputs = to_device(trainer.data_collator(batch), run.args.device)
     model = trainer.accelerator.unwrap_model(trainer.model)
     model.train()
     parameters = list(trainer.trainables().values())

@@ -14,6 +14,7 @@ from ..mgm.configuration import config_from_parts
 from ..mgm.processing import ImagePreprocessor
 from .audit import encode_training_set
 from .data import TrainingSet, read_training_set
+from .loading import to_device
 from .request import StageRequest
 
 
@@ -94,7 +95,7 @@ def summed_loss(
     try:
         for start in range(0, len(part), micro_batch):
             batch = collator([data.dataset[index] for index in part[start : start + micro_batch]])
-            inputs = {name: tensor.to(device) for name, tensor in batch.items()}
+            inputs = to_device(batch, device)
             total += float(model(**inputs, num_items_in_batch=1).loss)
     finally:
         model.train(training)

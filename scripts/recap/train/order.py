@@ -6,7 +6,6 @@ if their files list them differently.
 """
 
 import hashlib
-import heapq
 from collections import Counter
 from collections.abc import Sequence
 
@@ -32,44 +31,26 @@ def shuffled(indices: Sequence[int], keys: Sequence[str], seed: int, salt: str) 
     return sorted(indices, key=rank)
 
 
-def deal(indices: Sequence[int], lengths: Sequence[int], micro_batch: int) -> list[int]:
-    """Deal samples into micro-batches of equal size and nearly equal total length.
-
-    Longest first, each sample goes to the micro-batch that is shortest so far
-    and not yet full, as in upstream's ``split_to_even_chunks``.
-    """
-    ordered = sorted(indices, key=lambda index: abs(lengths[index]), reverse=True)
-    chunks: list[list[int]] = [[] for _ in range(len(ordered) // micro_batch)]
-    heap = [(0, number) for number in range(len(chunks))]
-    for index in ordered:
-        total, number = heapq.heappop(heap)
-        chunks[number].append(index)
-        if len(chunks[number]) < micro_batch:
-            heapq.heappush(heap, (total + abs(lengths[index]), number))
-    return [index for chunk in chunks for index in chunk]
-
-
 def modality_grouped(
     keys: Sequence[str],
     lengths: Sequence[int],
     *,
     global_batch: int,
-    micro_batch: int,
     seed: int,
     epoch: int,
 ) -> list[int]:
     """Return an epoch's order in which no update mixes image and text-only samples.
 
     The algorithm is upstream's ``group_by_modality_length``: both kinds are
-    shuffled apart and cut into mega-batches of one update each, whose samples
-    are dealt into micro-batches by length; the mega-batches of both kinds are
-    shuffled together, and the two incomplete last ones, merged, come last.
+    shuffled apart and cut into mega-batches of one update each; the mega-batches of
+    both kinds are shuffled together, and the two incomplete last ones, merged, come
+    last. Inside an update the longest come first. How it is cut into passes is left
+    to :mod:`.passes`.
 
     Args:
         keys: one distinct key a sample.
         lengths: words of a sample, negative for a text-only one.
         global_batch: samples an update.
-        micro_batch: samples a forward pass.
         seed: seed of the order.
         epoch: number of the pass, from 0.
 
@@ -84,10 +65,9 @@ def modality_grouped(
         whole = len(mixed) - len(mixed) % global_batch
         for start in range(0, whole, global_batch):
             block = mixed[start : start + global_batch]
-            complete.append(deal(block, lengths, micro_batch))
+            complete.append(sorted(block, key=lambda i: abs(lengths[i]), reverse=True))
         rest.extend(mixed[whole:])
-    # A block is known by its first member in index-free order, so that the order of blocks does
-    # not depend on the micro-batch either.
+    # A block is known by its first member in index-free order.
     names = [min(keys[index] for index in block) for block in complete]
     order = shuffled(range(len(complete)), names, seed, f"blocks:{epoch}")
     tail = shuffled(rest, keys, seed, f"rest:{epoch}")
@@ -110,7 +90,6 @@ def training_order(
                 keys,
                 lengths,
                 global_batch=plan.global_batch,
-                micro_batch=plan.micro_batch,
                 seed=seed,
                 epoch=epoch,
             )

@@ -27,6 +27,7 @@ class PreparedData:
         audit: of the label masks.
         plan: step arithmetic.
         order: sample indices of all updates, one global batch after the other.
+        lengths: positions of each sample, text and image.
         tokens_of_update: supervised tokens of each global batch.
         positions_of_update: positions of each global batch, text and image, padding apart.
         tokenizer: of the language model.
@@ -39,6 +40,7 @@ class PreparedData:
     audit: MaskAudit
     plan: StepPlan
     order: list[int]
+    lengths: list[int]
     tokens_of_update: list[int]
     positions_of_update: list[int]
     tokenizer: Any
@@ -80,21 +82,19 @@ def prepare_data(request: StageRequest, world_size: int) -> PreparedData:
     preprocess = partial(
         ImagePreprocessor.from_parts(request.parts), aspect=settings.image_aspect_ratio
     )
+    lengths = [
+        len(item.input_ids) + (image_tokens - 1 if sample.image else 0)
+        for sample, item in zip(samples, encoded, strict=True)
+    ]
     return PreparedData(
         samples=samples,
         encoded=encoded,
         audit=audit,
         plan=plan,
         order=order,
+        lengths=lengths,
         tokens_of_update=sums_by_update([e.supervised for e in encoded], order, plan),
-        positions_of_update=sums_by_update(
-            [
-                len(item.input_ids) + (image_tokens - 1 if sample.image else 0)
-                for sample, item in zip(samples, encoded, strict=True)
-            ],
-            order,
-            plan,
-        ),
+        positions_of_update=sums_by_update(lengths, order, plan),
         tokenizer=tokenizer,
         dataset=TrainingSet(samples, encoded, preprocess),
         held_out=read_held_out_sets(request, tokenizer),

@@ -1,7 +1,6 @@
 """What goes on around the trainer's steps."""
 
 import time
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from transformers import TrainerCallback
@@ -10,27 +9,6 @@ from .signals import StopRequest
 
 if TYPE_CHECKING:
     from .trainer import StageTrainer
-
-
-class LazyBatches:
-    """The micro-batches of one update, drawn from the loader one at a time.
-
-    The trainer would otherwise hold the images of a whole update on the device.
-    """
-
-    def __init__(self, source: Iterator[Any], count: int) -> None:
-        self._source = source
-        self._count = count
-
-    def __len__(self) -> int:
-        return self._count
-
-    def __iter__(self) -> Iterator[Any]:
-        for number in range(self._count):
-            try:
-                yield next(self._source)
-            except StopIteration as error:
-                raise RuntimeError(f"the loader ended at micro-batch {number}") from error
 
 
 class StepEnd(TrainerCallback):

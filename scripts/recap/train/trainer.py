@@ -1,26 +1,29 @@
 """``transformers.Trainer`` with our order, loss normalisation, gates and checkpoints."""
 
 import logging
-from collections.abc import Iterator, Sequence
+import os
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch import distributed, nn
-from torch.utils.data import DataLoader
 from transformers import PrinterCallback, Trainer, TrainingArguments
 
 from ..errors import RecapError
 from ..perf import peak_memory_mib
 from .collate import Collator
-from .data import TrainingSet
 from .gates import UpdateGates
-from .held_out import HeldOutSet, summed_loss
+from .held_out import summed_loss
+from .loading import UpdateLoader, worker_count
+from .passes import plan_passes
+from .prepare import PreparedData
 from .schedule import StepPlan
 from .signals import StopRequest
 from .state import StateStore
-from .steps import LazyBatches, StepEnd
+from .steps import StepEnd
 from .telemetry import Telemetry
 from .trackers import Tracker
 
@@ -47,18 +50,14 @@ class StageTrainer(Trainer):
         *,
         model: nn.Module,
         args: TrainingArguments,
-        dataset: TrainingSet,
+        data: PreparedData,
         collator: Collator,
-        ids: Sequence[str],
-        order: Sequence[int],
-        tokens_of_update: Sequence[int],
-        positions_of_update: Sequence[int],
         plan: StepPlan,
+        packing: bool,
         gates: UpdateGates,
         telemetry: Telemetry,
         tracker: Tracker | None,
         store: StateStore,
-        held_out: Sequence[HeldOutSet],
         held_out_every: int,
         stop: StopRequest,
         save_steps: int,
@@ -68,113 +67,122 @@ class StageTrainer(Trainer):
         Args:
             model: trained parts in float32.
             args: see :mod:`.arguments`.
-            dataset: what the loader reads.
-            collator: of micro-batches.
-            ids: of the samples.
-            order: sample indices of all updates of all epochs.
-            tokens_of_update: supervised tokens, one number an update.
-            positions_of_update: positions without padding, one number an update.
+            data: the training set, its order and what is held out.
+            collator: of passes.
             plan: step arithmetic.
+            packing: whether short samples share a row.
             gates: what must hold for each update.
             telemetry: gets a row an update.
             tracker: is shown each update, on the rank that leads.
             store: of checkpoints.
-            held_out: sets whose loss is measured, not trained on.
-            held_out_every: updates between measurements; 0 for none on the way.
+            held_out_every: updates between measurements of the held-out loss; 0 for none on
+                the way.
             stop: asked after each update.
             save_steps: updates between checkpoints.
         """
-        self._ids = ids
-        self._order = list(order)
-        self._tokens_of_update = tokens_of_update
-        self._positions_of_update = positions_of_update
+        self._data = data
+        self._order = data.order
+        self._packing = packing
         self.plan = plan
         self.gates = gates
         self._telemetry = telemetry
         self._tracker = tracker
         self._store = store
-        self._held_out = held_out
         self.held_out_every = held_out_every
-        self._dataset = dataset
-        self._losses: list[torch.Tensor] = []
+        self._loss = torch.zeros(())
         self._pending: dict[str, Any] = {}
-        self._exhausted = False
         self._rng: list[torch.Tensor] = []
         self.update_seconds: list[float] = []
         super().__init__(
             model=model,
             args=args,
-            train_dataset=dataset,
+            train_dataset=data.dataset,
             data_collator=collator,
             callbacks=[StepEnd(self, stop, save_steps)],
         )
         self.remove_callback(PrinterCallback)
-        self.model_accepts_loss_kwargs = True
-
-    def get_train_dataloader(self) -> DataLoader:
-        """Return the loader over the given order; its generator keeps the global RNG untouched."""
-        loader = DataLoader(
-            self._dataset,
-            batch_size=self.plan.micro_batch,
-            sampler=self._order,
-            collate_fn=self.data_collator,
-            num_workers=self.args.dataloader_num_workers,
-            pin_memory=self.args.dataloader_pin_memory,
-            generator=torch.Generator().manual_seed(self.args.seed),
+        # Ranks add up their gradients once an update (see training_step); without the evaluation
+        # mode, accelerate would wrap the model to do so in each backward pass.
+        self.accelerator.prepare_model = partial(
+            self.accelerator.prepare_model, evaluation_mode=True
         )
-        return self.accelerator.prepare(loader)
+
+    def get_train_dataloader(self) -> Any:
+        """Return the loader of the updates that are still to be made."""
+        passes = plan_passes(
+            self._order,
+            self._data.lengths,
+            self.plan,
+            self.args.process_index,
+            max(self._data.lengths) if self._packing else 0,
+        )
+        on_gpu = self.args.device.type == "cuda"
+        ranks_here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+        return UpdateLoader(
+            self._data.dataset,
+            self.data_collator,
+            passes,
+            lambda: self.state.global_step,
+            self.args.device,
+            worker_count(ranks_here) if on_gpu else 0,
+            self.args.seed,
+        )
 
     def get_batch_samples(
         self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
     ) -> tuple[Any, int]:
-        """Return the update's micro-batches and its global count of supervised tokens."""
-        del device
+        """Return the batches of an update, as one, and its global count of supervised tokens."""
+        del num_batches, device
         self._rng = [torch.get_rng_state()]
         if self.args.device.type == "cuda":
             self._rng.append(torch.cuda.get_rng_state())
-        tokens = self._tokens_of_update[self.state.global_step]
-        return LazyBatches(epoch_iterator, num_batches), tokens
+        update = next(epoch_iterator, None)
+        if update is None:
+            return [], 0
+        return [update], self._data.tokens_of_update[self.state.global_step]
 
     def training_step(self, model: nn.Module, inputs: Any, num_items_in_batch: Any = None) -> Any:
-        """Run one micro-batch and remember its share of the update's loss.
+        """Make all passes of an update, forward and backward.
 
-        Gradients stay on their rank until all micro-batches of the update are done. Hence a
-        rank that runs out of memory never leaves the others waiting for it.
-        """
-        loss = torch.zeros((), device=self.args.device)
-        if not self._exhausted:
-            try:
-                with self.accelerator.no_sync(model):
-                    loss = super().training_step(model, inputs, num_items_in_batch)
-            except torch.cuda.OutOfMemoryError as error:
-                logger.warning("update %d: %s", self.state.global_step + 1, error)
-                self._exhausted = True
-        self._losses.append(loss)
-        if self.accelerator.gradient_state.sync_gradients:
-            self._settle(model)
-        return loss
-
-    def _settle(self, model: nn.Module) -> None:
-        """Average the update's gradients over the ranks, or leave it if memory ran out on one.
+        Gradients stay on their rank until all of them are done. Hence a rank that runs out of
+        memory never leaves the others waiting for it.
 
         Raises:
             OutOfMemoryInUpdateError: on every rank alike.
         """
-        if self.agreed(self._exhausted):
+        model.train()
+        loss = torch.zeros((), device=self.args.device)
+        exhausted = False
+        try:
+            for batch in inputs:
+                part = model(**batch, num_items_in_batch=num_items_in_batch).loss
+                part.backward()
+                loss += part.detach()
+        except torch.cuda.OutOfMemoryError as error:
+            logger.warning("update %d: %s", self.state.global_step + 1, error)
+            exhausted = True
+        if self.agreed(exhausted):
             raise OutOfMemoryInUpdateError
+        self._sum_over_ranks(loss)
+        self._loss = loss
+        return loss
+
+    def _sum_over_ranks(self, loss: torch.Tensor) -> None:
+        """Add up the ranks' shares of the update's loss and gradients, in place."""
         gradients = []
-        for parameter in model.parameters():
+        for parameter in self.trainables().values():
             # An update without images has no gradient for the projector; zero, not "skip it",
-            # whatever the cut into micro-batches and ranks.
-            if parameter.requires_grad:
-                if parameter.grad is None:
-                    parameter.grad = torch.zeros_like(parameter)
-                gradients.append(parameter.grad)
+            # whatever the cut into passes and ranks.
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+            gradients.append(parameter.grad)
         if self.args.world_size > 1:
-            pending = [distributed.all_reduce(g, async_op=True) for g in gradients]
-            for gradient, work in zip(gradients, pending, strict=True):
-                work.wait()
-                gradient.div_(self.args.world_size)
+            joined = torch.cat([loss.reshape(1), *(gradient.flatten() for gradient in gradients)])
+            distributed.all_reduce(joined)
+            loss.copy_(joined[0])
+            parts = joined[1:].split([gradient.numel() for gradient in gradients])
+            for gradient, part in zip(gradients, parts, strict=True):
+                gradient.copy_(part.view_as(gradient))
 
     def keep_last_update(self) -> Path | None:
         """Write the state after the last update, once the next one ran out of memory.
@@ -196,25 +204,23 @@ class StageTrainer(Trainer):
         return self._store.latest()
 
     def floating_point_ops(self, inputs: Any) -> int:
-        """Return 0: the default walks over all parameters for each micro-batch."""
+        """Return 0: the default walks over all parameters at each update."""
         del inputs
         return 0
 
     def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> float:
         """Check loss and gradient; called once an update, before the optimizer moves."""
         norm = float(super()._get_grad_norm(model, grad_norm))
-        share = torch.stack(self._losses).sum().reshape(1)
-        loss = float(self.accelerator.gather(share).mean())
-        self._losses.clear()
+        loss = float(self._loss)
         update = self.state.global_step
         size = self.plan.global_batch
         indices = self._order[update * size : (update + 1) * size]
-        self.gates.check(update + 1, loss, norm, [self._ids[index] for index in indices])
+        self.gates.check(update + 1, loss, norm, [self._data.ids[index] for index in indices])
         self._pending = {
             "step": update + 1,
             "loss": loss,
             "grad_norm": norm,
-            "supervised_tokens": self._tokens_of_update[update],
+            "supervised_tokens": self._data.tokens_of_update[update],
             "samples": size,
         }
         return norm
@@ -225,7 +231,7 @@ class StageTrainer(Trainer):
         row["learning_rate"] = float(self._get_learning_rate())
         keys = ("step", "loss", "grad_norm", "learning_rate", "supervised_tokens", "samples")
         self._telemetry.append({key: row[key] for key in keys})
-        positions = self._positions_of_update[row["step"] - 1]
+        positions = self._data.positions_of_update[row["step"] - 1]
         cost = {
             "step": row["step"],
             "seconds": round(seconds, 6),
@@ -245,7 +251,7 @@ class StageTrainer(Trainer):
         """Write the loss of every held-out set after the last update; every rank must call."""
         model = self.accelerator.unwrap_model(self.model)
         rank, ranks, step = self.args.process_index, self.args.world_size, self.state.global_step
-        for data in self._held_out:
+        for data in self._data.held_out:
             mine = range(rank, len(data.dataset), ranks)
             part = summed_loss(model, mine, data, self.data_collator, self.plan.micro_batch)
             share = torch.tensor([part], dtype=torch.float64, device=self.args.device)

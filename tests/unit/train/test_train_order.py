@@ -5,7 +5,7 @@ import pytest
 
 from recap.errors import RecapError
 from recap.settings import StageSettings
-from recap.train.order import deal, modality_grouped, occurrence_keys, training_order
+from recap.train.order import modality_grouped, occurrence_keys, training_order
 from recap.train.schedule import learning_rate_after, plan_steps
 
 
@@ -44,7 +44,7 @@ def test_captions_do_not_change_the_order() -> None:
 
 def test_grouped_updates_hold_one_kind() -> None:
     keys = occurrence_keys(IDS)
-    order = modality_grouped(keys, MIXED, global_batch=8, micro_batch=2, seed=1, epoch=0)
+    order = modality_grouped(keys, MIXED, global_batch=8, seed=1, epoch=0)
     assert sorted(order) == list(range(len(IDS)))
     kinds = [
         {MIXED[i] > 0 for i in order[start : start + 8]} for start in range(0, len(order) - 8, 8)
@@ -57,22 +57,20 @@ def test_grouped_updates_hold_one_kind() -> None:
 
 
 @pytest.mark.parametrize("micro", [1, 2, 4, 8])
-def test_micro_batch_does_not_move_samples_between_updates(micro: int) -> None:
-    def updates(size: int) -> list[set[int]]:
+def test_the_order_does_not_depend_on_the_micro_batch(micro: int) -> None:
+    def order(size: int) -> list[int]:
         plan = plan_steps(len(IDS), settings(8, size))
-        order = training_order(IDS, MIXED, plan, grouped=True, seed=4)
-        return [set(order[start : start + 8]) for start in range(0, len(order), 8)]
+        return training_order(IDS, MIXED, plan, grouped=True, seed=4)
 
-    assert updates(micro) == updates(1)
+    assert order(micro) == order(1)
 
 
-def test_deal_gives_equal_sizes_and_near_equal_lengths() -> None:
-    # 9 8 | 7 6 | 5 4 | 3 2, dealt longest first to the shortest chunk that is not full
-    lengths = [9, 8, 7, 6, 5, 4, 3, 2]
-    assert deal(range(8), lengths, 4) == [0, 3, 4, 7, 1, 2, 5, 6]
-    chunks = deal(range(64), LENGTHS[:64], 8)
-    totals = [sum(LENGTHS[i] for i in chunks[s : s + 8]) for s in range(0, 64, 8)]
-    assert max(totals) - min(totals) <= max(LENGTHS)
+def test_a_grouped_update_starts_with_its_longest_sample() -> None:
+    keys = occurrence_keys(IDS)
+    order = modality_grouped(keys, MIXED, global_batch=8, seed=1, epoch=0)
+    for start in range(0, 64, 8):
+        lengths = [abs(MIXED[i]) for i in order[start : start + 8]]
+        assert lengths == sorted(lengths, reverse=True)
 
 
 def test_repeated_ids_are_told_apart() -> None:

@@ -1,0 +1,110 @@
+"""Reading the passes of each update off the critical path."""
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from .collate import Collator
+from .passes import Pass, Row
+
+MAX_WORKERS = 8
+
+
+def worker_count(ranks_here: int) -> int:
+    """Return how many processes of a rank decode images: the CPUs it may use, but one."""
+    return max(1, min(MAX_WORKERS, len(os.sched_getaffinity(0)) // max(ranks_here, 1) - 1))
+
+
+def to_device(batch: dict[str, Any], device: torch.device) -> dict[str, Any]:
+    """Return a collated batch on a device, without waiting for the copies."""
+    return {
+        name: value.to(device, non_blocking=True) if isinstance(value, torch.Tensor)
+        else value.to(device)
+        for name, value in batch.items()
+    }  # fmt: skip
+
+
+class RowDataset(Dataset):
+    """Lists of the samples of rows."""
+
+    def __init__(self, dataset: Any) -> None:
+        """Read from ``dataset``."""
+        self._dataset = dataset
+
+    def __getitem__(self, row: Row) -> list[Any]:
+        return [self._dataset[index] for index in row]
+
+
+class UpdateBatches:
+    """The batches of one update, drawn from the loader one at a time.
+
+    The trainer would otherwise hold the images of a whole update on the device.
+    """
+
+    def __init__(self, source: Iterator[Any], count: int, device: torch.device) -> None:
+        """Take ``count`` batches of ``source``."""
+        self._source = source
+        self._count = count
+        self._device = device
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        for number in range(self._count):
+            try:
+                batch = next(self._source)
+            except StopIteration as error:
+                raise RuntimeError(f"the loader ended at pass {number}") from error
+            yield to_device(batch, self._device)
+
+
+class UpdateLoader:
+    """Yields :class:`UpdateBatches` for each update that is still to be made."""
+
+    def __init__(
+        self,
+        dataset: Any,
+        collator: Collator,
+        passes: Sequence[Sequence[Pass]],
+        done: Callable[[], int],
+        device: torch.device,
+        workers: int,
+        seed: int,
+    ) -> None:
+        """Set up.
+
+        Args:
+            dataset: of samples.
+            collator: of the rows of a pass.
+            passes: of each update, on this rank.
+            done: asked, when the reading starts, for the number of updates made before.
+            device: where batches go.
+            workers: processes that decode; 0 decodes in this one.
+            seed: of the loader's own generator; the global one is left alone.
+        """
+        self.dataset = dataset
+        self._collator = collator
+        self._passes = passes
+        self._done = done
+        self._device = device
+        self._workers = workers
+        self._seed = seed
+
+    def __len__(self) -> int:
+        """Return the number of updates, those made before included."""
+        return len(self._passes)
+
+    def __iter__(self) -> Iterator[UpdateBatches]:
+        left = self._passes[self._done() :]
+        loader = DataLoader(
+            RowDataset(self.dataset),
+            batch_sampler=[rows for update in left for rows in update],  # type: ignore[arg-type]
+            collate_fn=self._collator,
+            num_workers=self._workers,
+            pin_memory=self._device.type == "cuda",
+            generator=torch.Generator().manual_seed(self._seed),
+        )
+        batches = iter(loader)
+        for update in left:
+            yield UpdateBatches(batches, len(update), self._device)
