@@ -5,6 +5,7 @@ random while training (``drop_path``) is off by default: upstream leaves it on
 in its frozen tower by accident, and that behaviour can be asked for.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -118,7 +119,12 @@ class ConvNextTower(nn.Module):
         dims: channels a stage.
         drop_path: rate of the last block; it grows linearly from zero, active
             only where the tower is put in training mode.
+
+    Attributes:
+        join: :func:`concatenate_stages` in another form, such as a compiled one.
     """
+
+    join: Callable[[list[torch.Tensor]], torch.Tensor] | None = None
 
     def __init__(self, depths: list[int], dims: list[int], drop_path: float = 0.0) -> None:
         super().__init__()
@@ -148,7 +154,7 @@ class ConvNextTower(nn.Module):
         for stage in self.vision_stages:
             x = stage(x)
             outputs.append(x)
-        return concatenate_stages(outputs)
+        return (self.join or concatenate_stages)(outputs)
 
 
 def concatenate_stages(outputs: list[torch.Tensor]) -> torch.Tensor:
@@ -169,6 +175,20 @@ def concatenate_stages(outputs: list[torch.Tensor]) -> torch.Tensor:
         resize_into(joined[:, start:stop], output)
         start = stop
     return joined
+
+
+def join_stages(outputs: list[torch.Tensor]) -> torch.Tensor:
+    """Do as :func:`concatenate_stages`, in a form made for ``torch.compile``.
+
+    Not compiled, it holds the resized maps twice.
+    """
+    size = outputs[0].shape[-2:]
+    resized = [
+        functional.interpolate(output.float(), size=size, mode="bilinear", align_corners=False)
+        for output in outputs[1:]
+    ]
+    joined = torch.cat([outputs[0], *(one.to(outputs[0].dtype) for one in resized)], dim=1)
+    return joined.contiguous(memory_format=torch.channels_last)
 
 
 def resize_into(out: torch.Tensor, x: torch.Tensor) -> None:

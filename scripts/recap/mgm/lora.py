@@ -11,6 +11,7 @@ from torch import nn
 
 from ..errors import RecapError
 from ..settings import LoraSettings
+from .lean_lora import make_lean
 from .modeling import MGMForCausalLM
 from .names import ADAPTER_PREFIX
 from .tensors import is_finite
@@ -93,6 +94,8 @@ def add_lora(model: MGMForCausalLM, settings: LoraSettings, *, seed: int) -> MGM
     model.config.lora = settings.model_dump()
     model.set_trainable("finetune")
     _set_magnitudes(model)
+    for _, layer in iter_lora_layers(model):
+        make_lean(layer)
     return model
 
 

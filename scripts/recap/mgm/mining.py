@@ -17,6 +17,7 @@ pixels) never exist as a whole, nor does anything of ``M x D`` elements a query.
 """
 
 import math
+from collections.abc import Callable
 from typing import Any, cast
 
 import torch
@@ -31,6 +32,9 @@ from ..errors import RecapError
 MAX_CHUNK_ELEMENTS = 1 << 25
 
 
+Attend = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, float, int], torch.Tensor]
+
+
 def build_unit(in_features: int, out_features: int) -> nn.Sequential:
     """Return ``Sequential(LayerNorm, Linear)``, the shape of every mining projector."""
     return nn.Sequential(nn.LayerNorm(in_features), nn.Linear(in_features, out_features))
@@ -43,6 +47,7 @@ def mine_patch_info(
     key: nn.Sequential,
     value: nn.Sequential,
     max_chunk_elements: int = MAX_CHUNK_ELEMENTS,
+    attend: "Attend | None" = None,
 ) -> torch.Tensor:
     """Return what the auxiliary map adds to each token.
 
@@ -54,6 +59,7 @@ def mine_patch_info(
         value: ``LayerNorm(C), Linear(C, D)``.
         max_chunk_elements: elements of candidates worked on at a time; at least
             one row of the token grid of one picture is.
+        attend: :func:`attend_chunk`, or a compiled form of it.
 
     Returns:
         (B, N, D) in the type of ``tokens``; add it to ``tokens``.
@@ -63,7 +69,8 @@ def mine_patch_info(
     """
     side = _block_side(tokens, aux)
     projected, offset = _absorb_queries(tokens, query, key)
-    pooled = _attend(projected, offset, aux, split_unit(key)[0].eps, side, max_chunk_elements)
+    settings = (split_unit(key)[0].eps, side, attend or attend_chunk)
+    pooled = _attend(projected, offset, aux, settings, max_chunk_elements)
     return _project_values(pooled, value)
 
 
@@ -84,11 +91,11 @@ def _attend(
     projected: torch.Tensor,
     offset: torch.Tensor,
     aux: torch.Tensor,
-    eps: float,
-    side: int,
+    settings: "tuple[float, int, Attend]",
     limit: int,
 ) -> torch.Tensor:
     """Return the weighted sums (B, N, C), ``limit`` candidate elements at a time."""
+    side = settings[1]
     batch, grid = aux.shape[0], aux.shape[-1] // side
     images, rows = _chunk_shape(batch, grid, aux[0, :, :side].numel(), limit)
     pooled = []
@@ -101,8 +108,7 @@ def _attend(
                 projected[some, start * grid : stop * grid],
                 offset[some, start * grid : stop * grid],
                 aux[some, :, start * side : stop * side],
-                eps,
-                side,
+                *settings,
             )
             chunks.append(_Recomputed.apply(*arguments))
         pooled.append(torch.cat(chunks, dim=1))
@@ -118,14 +124,14 @@ def _chunk_shape(batch: int, grid: int, row_elements: int, limit: int) -> tuple[
 
 
 class _Recomputed(torch.autograd.Function):
-    """:func:`_attend_chunk`, keeping its inputs alone; the backward pass runs it again."""
+    """:func:`attend_chunk`, keeping its inputs alone; the backward pass runs it again."""
 
     @staticmethod
     def forward(ctx: Any, *arguments: Any) -> torch.Tensor:
         """Run the chunk without a graph."""
         ctx.save_for_backward(*arguments[:3])
-        ctx.settings = arguments[3:]
-        return _attend_chunk(*arguments)
+        *ctx.settings, ctx.attend = arguments[3:]
+        return ctx.attend(*arguments[:-1])
 
     @staticmethod
     @once_differentiable
@@ -135,10 +141,10 @@ class _Recomputed(torch.autograd.Function):
         pairs = zip(ctx.saved_tensors, needed, strict=True)
         inputs = [tensor.detach().requires_grad_(need) for tensor, need in pairs]
         with torch.enable_grad():
-            pooled = _attend_chunk(*inputs, *ctx.settings)
+            pooled = ctx.attend(*inputs, *ctx.settings)
         wanted = [tensor for tensor in inputs if tensor.requires_grad]
         found = iter(torch.autograd.grad(pooled, wanted, gradient))
-        return (*(next(found) if need else None for need in needed), None, None)
+        return (*(next(found) if need else None for need in needed), None, None, None)
 
 
 def _absorb_queries(
@@ -154,7 +160,7 @@ def _absorb_queries(
     return in_map * norm.weight.to(kind), offset
 
 
-def _attend_chunk(
+def attend_chunk(
     projected: torch.Tensor, offset: torch.Tensor, aux: torch.Tensor, eps: float, side: int
 ) -> torch.Tensor:
     """Return the weighted sum of normalised candidates, (B, n, C), for a few query rows."""

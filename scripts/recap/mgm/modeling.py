@@ -15,7 +15,7 @@ from .conversation import IMAGE_TOKEN_INDEX
 from .convnext import ConvNextTower
 from .generation import greedy_decode
 from .loss import loss_of_states
-from .mining import build_unit, mine_patch_info
+from .mining import Attend, build_unit, mine_patch_info
 from .projector import build_projector, project
 from .splicing import Layout, Spliced, lay_out, weave
 from .vision import ClipTower, cut_aux_views, derive_clip_views
@@ -51,6 +51,7 @@ class MGMForCausalLM(PreTrainedModel):
     Attributes:
         observer: is shown the results of mining (``vlm_uni``) and of the projector,
             which no module's hook sees; for comparing two models step by step.
+        attend: :func:`mining.attend_chunk` in another form, such as a compiled one.
     """
 
     config: MGMConfig
@@ -61,6 +62,7 @@ class MGMForCausalLM(PreTrainedModel):
     accepts_loss_kwargs = True
     _supports_sdpa = True
     observer: Callable[[str, torch.Tensor], None] | None = None
+    attend: Attend | None = None
 
     def __init__(
         self,
@@ -158,7 +160,7 @@ class MGMForCausalLM(PreTrainedModel):
             tokens = self.vision_tower(views.flatten(0, 1)).unflatten(0, views.shape[:2])
             maps = cut_aux_views(self.vision_tower_aux(images_aux).to(tokens.dtype), *layout)
         features = [
-            view + mine_patch_info(view, aux, *units)
+            view + mine_patch_info(view, aux, *units, attend=self.attend)
             for view, aux in zip(tokens.unbind(1), maps, strict=True)
         ]
         if self.config.image_global:
