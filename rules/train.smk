@@ -50,6 +50,7 @@ rule pretrain:
             --state-dir {params.state:q} \
             --out-dir {params.folder:q} \
             --log-dir {params.log_dir:q} \
+            --probe-cache resources/probes \
             --tracker {resources.tracker} \
             --perf {output.perf:q} \
             2>{log:q}
@@ -115,6 +116,7 @@ rule finetune:
             --state-dir {params.state:q} \
             --out-dir {params.folder:q} \
             --log-dir {params.log_dir:q} \
+            --probe-cache resources/probes \
             --tracker {resources.tracker} \
             --perf {output.perf:q} \
             2>{log:q}

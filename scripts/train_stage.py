@@ -45,6 +45,7 @@ def parser() -> argparse.ArgumentParser:
     cli.add_argument("--held-out-every", type=int, default=0, help="updates; 0: at the end only")
     cli.add_argument("--log-dir", type=Path, help="where the tracker writes; none without it")
     cli.add_argument("--tracker", choices=TRACKERS, default="tensorboard")
+    cli.add_argument("--probe-cache", type=Path, help="folder of what fits into which GPU")
     cli.add_argument("--perf", required=True, type=Path, help="times and memory, as JSON")
     return cli
 

@@ -5,11 +5,12 @@ parsed; each stage's command line rebuilds its model from the JSON that its
 rule passes. Descriptions and defaults end up in the configuration reference.
 """
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 Dtype = Literal["float32", "bfloat16", "float16"]
+Auto = Literal["auto"]
 
 
 class Settings(BaseModel):
@@ -195,12 +196,11 @@ class StageSettings(Settings):
         ge=1,
         description="samples an optimizer update, over all passes and ranks; no effect on memory",
     )
-    micro_batch_size: int = Field(
-        1,
-        ge=1,
+    micro_batch_size: Auto | Annotated[int, Field(ge=1)] = Field(
+        "auto",
         description="samples a forward pass and rank; activations grow with it, and up to a point "
-        "samples/s do. Halved by itself where the GPU's memory runs out, which leaves the updates "
-        "as they were, dropout masks apart",
+        "samples/s do. `auto` measures which is fastest within `memory_gib`. Halved by itself "
+        "where the GPU's memory runs out. No choice changes the updates, dropout masks apart",
     )
     learning_rate: float = Field(
         gt=0, description="peak learning rate, reached after the warm-up, then a cosine to zero"
@@ -240,10 +240,22 @@ class StageSettings(Settings):
         lt=1,
         description="stochastic depth of the frozen ConvNeXt while training; upstream's is 0.1",
     )
-    gradient_checkpointing: bool = Field(
-        True,
+    gradient_checkpointing: Auto | bool | Annotated[float, Field(gt=0, lt=1)] = Field(
+        "auto",
         description="keep the decoder layers' inputs alone and compute the rest again in the "
-        "backward pass: far less memory for about a third more time",
+        "backward pass: far less memory for about a third more time; a number is the share of the "
+        "layers that do so. `auto` measures what is fastest within `memory_gib`; on a CPU, none",
+    )
+    compile_blocks: Auto | bool = Field(
+        "auto",
+        description="compile decoder layers, towers and mining with torch.compile: about half as "
+        "much time again, a minute at the start, and other rounding. `auto` does so on a GPU",
+    )
+    memory_gib: float = Field(
+        24.0,
+        gt=0,
+        description="GPU memory in GiB that a rank may reserve, of what the card has; no effect on "
+        "a CPU",
     )
     logging_steps: int = Field(
         1, ge=1, description="updates between lines of telemetry.jsonl; spikes are always in it"

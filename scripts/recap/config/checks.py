@@ -145,11 +145,12 @@ def _check_training(experiment: "Experiment") -> None:
     ranks = max(1, experiment.config.compute.train_gpus)
     for stage in ("pretrain", "finetune"):
         settings = getattr(experiment.config.train, stage)
-        share = settings.micro_batch_size * ranks
+        given = settings.micro_batch_size
+        share = (1 if given == "auto" else given) * ranks
         if settings.global_batch_size % share:
             fail(
                 f"train.{stage}.micro_batch_size",
-                f"{settings.micro_batch_size} x {ranks} ranks does not divide the global batch "
+                f"{given} x {ranks} ranks does not divide the global batch "
                 f"{settings.global_batch_size}; choose a divisor",
             )
     left = experiment.instructions.samples - experiment.config.held_out.instructions

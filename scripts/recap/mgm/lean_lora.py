@@ -21,12 +21,12 @@ class _LeanForward:
         """Return ``W x + scale * B A dropout(x)``."""
         layer: Any = self
         if not layer.training:
-            return super().forward(x, *args, **kwargs)  # type: ignore[misc, no-any-return]
+            return super().forward(x, *args, **kwargs)  # type: ignore[misc]
         result: torch.Tensor = layer.base_layer(x)
         for name in layer.active_adapters:
             low = functional.linear(layer.lora_dropout[name](x), _as(layer.lora_A[name], x))
-            result = result + functional.linear(low, _as(layer.lora_B[name], x)) * (
-                layer.scaling[name]
+            result = (
+                result + functional.linear(low, _as(layer.lora_B[name], x)) * (layer.scaling[name])
             )
         return result
 
@@ -37,7 +37,7 @@ def _as(layer: Any, x: torch.Tensor) -> torch.Tensor:
 
 
 @cache
-def _lean_class(kind: type) -> type:
+def _lean_class(kind: Any) -> Any:
     return type(f"Lean{kind.__name__}", (_LeanForward, kind), {})
 
 
@@ -47,4 +47,5 @@ def make_lean(layer: Any) -> None:
     Variants with a forward pass of their own (DoRA) are left alone.
     """
     if not getattr(layer, "lora_variant", None):
-        layer.__class__ = _lean_class(type(layer))
+        kind: Any = type(layer)
+        layer.__class__ = _lean_class(kind)

@@ -105,7 +105,9 @@ class _FusedCrossEntropy(torch.autograd.Function):
             logs = functional.linear(states[part], weight).float().log_softmax(dim=-1)
             truth = targets[part].unsqueeze(-1)
             total -= logs.gather(-1, truth).sum()
-            slope = logs.exp_().scatter_add_(-1, truth, torch.full_like(truth, -1, dtype=logs.dtype))
+            slope = logs.exp_().scatter_add_(
+                -1, truth, torch.full_like(truth, -1, dtype=logs.dtype)
+            )
             gradient[part] = slope.to(weight.dtype) @ weight
         ctx.save_for_backward(gradient)
         return total

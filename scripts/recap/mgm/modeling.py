@@ -154,13 +154,13 @@ class MGMForCausalLM(PreTrainedModel):
                 f"pictures must be (B, 3, {size}, {size}), not {tuple(images_aux.shape)}"
             )
         layout = (self.config.image_grid, self.config.image_global)
-        units = [getattr(self, name) for name in PROJECTOR_MODULES[1:]]
+        query, key, value = (getattr(self, name) for name in PROJECTOR_MODULES[1:])
         with torch.no_grad():
             views = derive_clip_views(images_aux, self.vision_tower.image_size, *layout)
             tokens = self.vision_tower(views.flatten(0, 1)).unflatten(0, views.shape[:2])
             maps = cut_aux_views(self.vision_tower_aux(images_aux).to(tokens.dtype), *layout)
         features = [
-            view + mine_patch_info(view, aux, *units, attend=self.attend)
+            view + mine_patch_info(view, aux, query, key, value, attend=self.attend)
             for view, aux in zip(tokens.unbind(1), maps, strict=True)
         ]
         if self.config.image_global:
@@ -272,7 +272,7 @@ class MGMForCausalLM(PreTrainedModel):
         packed-sequence format).
         """
         alike = mask is None and not batch.layout.packed
-        return self.language_model.model(  # type: ignore[no-any-return]
+        return self.language_model.model(
             inputs_embeds=batch.embeddings,
             attention_mask=mask,
             position_ids=None if alike else batch.position_ids,

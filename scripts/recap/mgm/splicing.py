@@ -193,7 +193,7 @@ def lay_out(
                 wanted[place] = np.where(sample < texts, given[text], IGNORE_INDEX)
                 if number:  # the sample before does not predict this one
                     wanted[row, start] = IGNORE_INDEX
-            start += len(sample)
+            start += int(len(sample))
     supervised = targets = None
     if wanted is not None:
         chosen = np.flatnonzero(np.pad(wanted[:, 1:], ((0, 0), (0, 1)), constant_values=-100) + 100)
@@ -222,7 +222,7 @@ def _expand(ids: Any, mask: Any, image_tokens: int, max_length: int) -> list[Any
             first = ids.size + pictures * image_tokens
             pieces += [places[start:position], np.arange(first, first + image_tokens)]
             pictures += 1
-            start = position + 1
+            start = int(position) + 1
         samples.append(np.concatenate([*pieces, places[start:]])[:max_length])
     return samples
 

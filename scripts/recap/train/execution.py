@@ -59,11 +59,12 @@ def compile_blocks(model: MGMForCausalLM, compiled: bool) -> None:
     """Compile the repeated blocks, each kind once, or undo that."""
     # A kind has a few versions: widths, with and without gradient, shapes before they are dynamic.
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 64)
-    clip = model.vision_tower.vision_tower
+    clip: Any = model.vision_tower.vision_tower
+    stages: Any = model.vision_tower_aux.vision_stages
     blocks = [
         *model.language_model.model.layers,
         *getattr(clip, "vision_model", clip).encoder.layers,
-        *(block for stage in model.vision_tower_aux.vision_stages for block in stage.blocks),
+        *(block for stage in stages for block in stage.blocks),
     ]
     for block in blocks:
         block._compiled_call_impl = None

@@ -65,7 +65,7 @@ def as_before(run: Run, telemetry: Telemetry) -> Run:
 
 
 def _in_passes_of(run: Run, plan: StepPlan) -> Run:
-    return replace(run, plan=plan, args=stage_arguments(run.request, plan))
+    return replace(run, plan=plan)
 
 
 def fit_in_memory(
@@ -102,7 +102,7 @@ def fit_in_memory(
         if plan is None:
             raise RecapError(
                 f"the GPU's memory does not suffice for one sample in update {done + 1}; lower "
-                "max_length, switch gradient_checkpointing on, or hold the base in 4 bits"
+                "max_length, use gradient_checkpointing: true, or hold the base in 4 bits"
             )
         logger.warning(
             "out of memory in update %d: micro-batch %d becomes %d, accumulation %d",

@@ -99,7 +99,7 @@ class UpdateLoader:
         left = self._passes[self._done() :]
         loader = DataLoader(
             RowDataset(self.dataset),
-            batch_sampler=[rows for update in left for rows in update],  # type: ignore[arg-type]
+            batch_sampler=[rows for update in left for rows in update],
             collate_fn=self._collator,
             num_workers=self._workers,
             pin_memory=self._device.type == "cuda",

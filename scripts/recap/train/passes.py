@@ -35,7 +35,9 @@ def plan_passes(
     updates = []
     for start in range(0, len(order), plan.global_batch):
         members = order[start : start + plan.global_batch]
-        rows = pack(members, lengths, capacity) if capacity else [(index,) for index in members]
+        rows: Pass = [(index,) for index in members]
+        if capacity:
+            rows = pack(members, lengths, capacity)
         sizes = {row: sum(lengths[index] for index in row) for row in rows}
         rows.sort(key=lambda row: -sizes[row])
         passes = [rows[i : i + plan.micro_batch] for i in range(0, len(rows), plan.micro_batch)]

@@ -34,6 +34,7 @@ class StageRequest:
         held_out_every: updates between evaluations on the way; 0 for none.
         log_dir: where the tracker writes; nothing is tracked without it.
         tracker: what the run can be watched with.
+        probe_cache: folder of what fits into which GPU, shared by runs; none keeps nothing.
     """
 
     stage: Stage
@@ -51,6 +52,7 @@ class StageRequest:
     held_out_every: int = 0
     log_dir: Path | None = None
     tracker: TrackerName = "tensorboard"
+    probe_cache: Path | None = None
 
     @property
     def stage1_manifest(self) -> Path | None:

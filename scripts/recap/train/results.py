@@ -13,6 +13,7 @@ from ..mgm.modeling import MGMForCausalLM
 from ..mgm.provenance import tensor_table
 from ..perf import PerfRecord
 from .data import id_order_hash, question_hash
+from .execution import Execution
 from .prepare import PreparedData
 from .request import StageRequest
 from .schedule import StepPlan
@@ -41,11 +42,13 @@ class Provenance:
         base: of the base models, by name.
         start_projector: of projector and mining before the first update.
         result_projector: of the same after the last.
+        execution: how passes were made at the start.
     """
 
     base: dict[str, str]
     start_projector: str
     result_projector: str
+    execution: Execution
 
 
 def write_results(
@@ -132,7 +135,8 @@ def _details(request: StageRequest, data: PreparedData, provenance: Provenance) 
         "id_order_hash": id_order_hash(data.ids, data.order),
         "question_hash": question_hash(data.samples, data.order),
         "data_hash": data_hash,
-        "plan": data.plan.as_dict(),
+        "plan": data.plan.with_micro_batch(provenance.execution.micro_batch).as_dict(),
+        "execution": provenance.execution.as_dict(),
         "unsupervised_ids": data.audit.unsupervised,
     }
     if request.stage == "finetune":

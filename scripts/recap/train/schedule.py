@@ -38,9 +38,9 @@ class StepPlan:
     warmup_updates: int
 
     def with_micro_batch(self, micro_batch: int) -> "StepPlan":
-        """Return the same updates in smaller passes, of a size that divides the present one."""
-        factor = self.micro_batch // micro_batch
-        return replace(self, micro_batch=micro_batch, accumulation=self.accumulation * factor)
+        """Return the same updates in passes of a size that divides a rank's share of them."""
+        accumulation = self.global_batch // (self.world_size * micro_batch)
+        return replace(self, micro_batch=micro_batch, accumulation=accumulation)
 
     def halved(self) -> "StepPlan | None":
         """Return the plan with at most half the micro-batch, None where that is 1 already."""
@@ -55,11 +55,14 @@ class StepPlan:
 def plan_steps(samples: int, settings: StageSettings, world_size: int = 1) -> StepPlan:
     """Derive accumulation and updates so that the global batch is exact.
 
+    A micro-batch that is still to be measured counts as 1.
+
     Raises:
         RecapError: if the global batch is not a multiple of what one pass of
             all ranks takes, or the training set does not fill one update.
     """
-    batch, micro = settings.global_batch_size, settings.micro_batch_size
+    batch = settings.global_batch_size
+    micro = 1 if settings.micro_batch_size == "auto" else settings.micro_batch_size
     per_pass = micro * world_size
     if batch % per_pass:
         fits = [n for n in range(1, batch + 1) if batch % (n * world_size) == 0]

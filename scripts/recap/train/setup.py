@@ -1,8 +1,8 @@
 """What a stage needs before its first step: model, hashes of models, threads."""
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
@@ -73,17 +73,7 @@ def build_stage_model(
     else:
         model.config.tune_mm_mlp_adapter = True
         model.set_trainable("pretrain")
-    if settings.gradient_checkpointing:
-        _enable_checkpointing(model)
     return model
-
-
-def _enable_checkpointing(model: Any) -> None:
-    options = {"use_reentrant": False}
-    if hasattr(model, "activation_checkpointing_enable"):
-        model.activation_checkpointing_enable(options)
-    else:
-        model.gradient_checkpointing_enable(options)
 
 
 def expected_projector_hash(manifest: Path) -> str:
@@ -106,3 +96,12 @@ def use_threads(count: str | None) -> None:
     """Give torch the number of threads of ``OMP_NUM_THREADS``."""
     if count and count.isdigit() and int(count) > 0:
         torch.set_num_threads(int(count))
+
+
+def use_growing_segments() -> None:
+    """Let CUDA's allocator grow its segments, before it is first used.
+
+    Passes of many lengths otherwise leave holes between fixed ones, and near the limit each
+    new length waits for memory to be given back and asked for again.
+    """
+    os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")

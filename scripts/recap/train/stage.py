@@ -5,6 +5,7 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from .gates import (
     require_start_projector,
 )
 from .prepare import prepare_data
+from .probing import resolve_execution
 from .request import StageRequest
 from .results import GATES_NAME, Provenance, record_cost, write_results
 from .schedule import learning_rate_after
@@ -33,6 +35,7 @@ from .setup import (
     fingerprint_parts,
     largest_adapter_b,
     projector_hash,
+    use_growing_segments,
     use_threads,
 )
 from .signals import stop_requests
@@ -57,6 +60,7 @@ def run_stage(request: StageRequest) -> None:
     """
     started, perf = time.time(), PerfRecord("train", "samples")
     use_threads(os.environ.get("OMP_NUM_THREADS"))
+    use_growing_segments()
     request.check()
     with stop_requests() as stop:
         data = prepare_data(request, int(os.environ.get("WORLD_SIZE", "1")))
@@ -80,6 +84,8 @@ def _train(run: Run, perf: PerfRecord) -> None:
     start = projector_hash(model)
     if request.stage1_manifest is not None:
         require_start_projector(book, start, expected_projector_hash(request.stage1_manifest))
+    chosen = resolve_execution(request, data, run.plan, model, base, leads=run.leads)
+    run = replace(run, plan=run.plan.with_micro_batch(chosen.micro_batch))
     telemetry = Telemetry(store.folder if run.leads else None)
     checkpoint = _restore(store, telemetry)
     resumed_from = len(telemetry.rows)
@@ -90,7 +96,7 @@ def _train(run: Run, perf: PerfRecord) -> None:
     _conclude(run, trainer, telemetry, start, result)
     if run.leads:
         book.write()
-        provenance = Provenance(base, start, result)
+        provenance = Provenance(base, start, result, chosen)
         write_results(request, data, model, telemetry, provenance, run.started)
         record_cost(perf, data, trainer.plan, seconds, resumed_from)
         perf.write(request.perf)

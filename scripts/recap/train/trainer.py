@@ -81,6 +81,7 @@ class StageTrainer(Trainer):
             save_steps: updates between checkpoints.
         """
         self._data = data
+        self._collator = collator
         self._order = data.order
         self._packing = packing
         self.plan = plan
@@ -120,7 +121,7 @@ class StageTrainer(Trainer):
         ranks_here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
         return UpdateLoader(
             self._data.dataset,
-            self.data_collator,
+            self._collator,
             passes,
             lambda: self.state.global_step,
             self.args.device,
