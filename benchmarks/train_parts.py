@@ -10,6 +10,7 @@ import torch
 from mgm_lifecycle_parts import write_parts
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
+from torch.utils.flop_counter import FlopCounterMode
 
 from recap.mgm.checkpoint import build_model
 from recap.mgm.lora import add_lora
@@ -19,6 +20,9 @@ from recap.mgm.parts import ModelParts
 from recap.mgm.projector import project
 from recap.mgm.vision import cut_aux_views, derive_clip_views
 from recap.settings import LoraSettings
+from recap.train.collate import Collator
+from recap.train.execution import Execution, set_execution
+from recap.train.loading import to_device
 
 IMAGE_TOKENS = 576
 
@@ -38,27 +42,25 @@ def build(folder: Path, stage: str) -> MGMForCausalLM:
     return model
 
 
-def batch_of(size: int, length: int, supervised: int) -> dict[str, torch.Tensor]:
+def batch_of(size: int, length: int, supervised: int) -> dict[str, Any]:
     """Return a batch of pictures and texts that makes sequences of ``length`` tokens."""
-    ids = torch.randint(10, 4000, (size, length - IMAGE_TOKENS + 1), device="cuda")
-    ids[:, 5] = -200
-    labels = torch.full_like(ids, -100)
-    labels[:, -supervised:] = ids[:, -supervised:]
-    return {
-        "input_ids": ids,
-        "labels": labels,
-        "attention_mask": torch.ones_like(ids),
-        "images_aux": torch.randn(size, 3, 768, 768, device="cuda"),
-    }
+    samples = []
+    for _ in range(size):
+        ids = torch.randint(10, 4000, (length - IMAGE_TOKENS + 1,)).tolist()
+        ids[5] = -200
+        labels = [-100] * (len(ids) - supervised) + ids[-supervised:]
+        picture = torch.randn(3, 768, 768)
+        samples.append({"input_ids": ids, "labels": labels, "image": picture})
+    return to_device(Collator(0, IMAGE_TOKENS, 4096)(samples), torch.device("cuda"))
 
 
-def our_loss(model: MGMForCausalLM, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+def our_loss(model: MGMForCausalLM, batch: dict[str, Any]) -> torch.Tensor:
     """Return the loss as a stage computes it."""
     loss: torch.Tensor = model(**batch).loss
     return loss
 
 
-def plain_loss(model: MGMForCausalLM, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+def plain_loss(model: MGMForCausalLM, batch: dict[str, Any]) -> torch.Tensor:
     """Return the same loss as the predecessor computed it: all logits, in float32."""
     features = plain_features(model, batch["images_aux"])
     spliced = model.prepare_inputs(
@@ -108,17 +110,31 @@ def plain_mining(
     return (weights.softmax(-1) @ unit(blocks, value)).squeeze(2)
 
 
-def set_mode(model: MGMForCausalLM, *, compiled: bool, checkpointing: bool) -> None:
-    """Switch compiled decoder layers and checkpointing."""
-    language = model.language_model
-    if checkpointing:
-        language.gradient_checkpointing_enable({"use_reentrant": False})
-    else:
-        language.gradient_checkpointing_disable()
-    for layer in language.model.layers:
-        layer._compiled_call_impl = None
-        if compiled:
-            layer.compile()
+def set_plain(model: MGMForCausalLM) -> None:
+    """Let the model work as the predecessor's did: checkpointing everywhere, nothing compiled."""
+    set_execution(model, Execution(1, 1.0, False))
+
+
+def flops_of(model: MGMForCausalLM, length: int) -> float:
+    """Return the TFLOP of one sample's forward and backward pass, nothing computed twice."""
+    set_execution(model, Execution(1, 0.0, False))
+    with FlopCounterMode(display=False) as counter:
+        our_loss(model, batch_of(1, length, 14)).backward()
+    model.zero_grad()
+    return counter.get_total_flops() / 1e12
+
+
+def matmul_peak(edge: int = 8192, rounds: int = 50) -> float:
+    """Return the TFLOP/s of a square bfloat16 product."""
+    a, b = (torch.randn(edge, edge, device="cuda", dtype=torch.bfloat16) for _ in range(2))
+    for _ in range(5):
+        a @ b
+    torch.cuda.synchronize()
+    start = time.perf_counter()
+    for _ in range(rounds):
+        a @ b
+    torch.cuda.synchronize()
+    return round(2 * edge**3 * rounds / (time.perf_counter() - start) / 1e12, 1)
 
 
 def measure(step: Callable[[], Any], samples: int, seconds: float = 4.0) -> dict[str, float]:
@@ -151,6 +167,7 @@ def loss_agreement(model: MGMForCausalLM) -> dict[str, float]:
     """Return both losses of one batch, which must be the same number up to rounding."""
     model.eval()
     batch = batch_of(2, 616, 14)
+    set_plain(model)
     with torch.no_grad():
         found = {"plain": float(plain_loss(model, batch)), "ours": float(our_loss(model, batch))}
     model.train()

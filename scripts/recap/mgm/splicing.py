@@ -193,7 +193,7 @@ def lay_out(
                 wanted[place] = np.where(sample < texts, given[text], IGNORE_INDEX)
                 if number:  # the sample before does not predict this one
                     wanted[row, start] = IGNORE_INDEX
-            start += int(len(sample))
+            start += len(sample)
     supervised = targets = None
     if wanted is not None:
         chosen = np.flatnonzero(np.pad(wanted[:, 1:], ((0, 0), (0, 1)), constant_values=-100) + 100)

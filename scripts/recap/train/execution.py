@@ -7,8 +7,10 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
+import torch._functorch.config
 
 from ..mgm.convnext import join_stages
+from ..mgm.lora import has_lora
 from ..mgm.mining import attend_chunk
 from ..mgm.modeling import MGMForCausalLM
 
@@ -59,6 +61,8 @@ def compile_blocks(model: MGMForCausalLM, compiled: bool) -> None:
     """Compile the repeated blocks, each kind once, or undo that."""
     # A kind has a few versions: widths, with and without gradient, shapes before they are dynamic.
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 64)
+    # An adapter would keep seven dropped-out inputs a layer; they are cheap to make again.
+    torch._functorch.config.aggressive_recomputation = has_lora(model)
     clip: Any = model.vision_tower.vision_tower
     stages: Any = model.vision_tower_aux.vision_stages
     blocks = [
