@@ -118,8 +118,10 @@ def set_plain(model: MGMForCausalLM) -> None:
 def flops_of(model: MGMForCausalLM, length: int) -> float:
     """Return the TFLOP of one sample's forward and backward pass, nothing computed twice."""
     set_execution(model, Execution(1, 0.0, False))
+    model.language_model.set_attn_implementation("eager")  # the counter knows no grouped queries
     with FlopCounterMode(display=False) as counter:
         our_loss(model, batch_of(1, length, 14)).backward()
+    model.language_model.set_attn_implementation("sdpa")
     model.zero_grad()
     return counter.get_total_flops() / 1e12
 

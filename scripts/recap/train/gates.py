@@ -112,6 +112,21 @@ class UpdateGates:
         if loss > self.highest_bound:
             self.book.require("highest_loss", loss, self._text(self.highest_bound), False, where)
 
+    def require_equal_ranks(self, equal: bool) -> None:
+        """Gate on all ranks holding the same trained weights after an update.
+
+        Raises:
+            GateError: if they do not.
+        """
+        if not equal:
+            self.book.require(
+                "equal_ranks",
+                "different",
+                "the same trained weights on every rank",
+                False,
+                "They no longer train one model; check GPUs, drivers and NCCL, or use one rank.",
+            )
+
     def conclude(self, rows: list[dict[str, Any]]) -> None:
         """Record the passed gates from the telemetry of a whole run."""
         losses = [row["loss"] for row in rows]

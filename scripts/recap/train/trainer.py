@@ -9,12 +9,13 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
-from torch import distributed, nn
+from torch import nn
 from transformers import PrinterCallback, Trainer, TrainingArguments
 
 from ..errors import RecapError
 from ..perf import peak_memory_mib
 from .collate import Collator
+from .collectives import add_over_ranks, equal_over_ranks
 from .gates import UpdateGates
 from .held_out import summed_loss
 from .loading import UpdateLoader, worker_count
@@ -91,6 +92,7 @@ class StageTrainer(Trainer):
         self._store = store
         self.held_out_every = held_out_every
         self._loss = torch.zeros(())
+        self._waited = 0.0
         self._pending: dict[str, Any] = {}
         self._rng: list[torch.Tensor] = []
         self.update_seconds: list[float] = []
@@ -177,13 +179,9 @@ class StageTrainer(Trainer):
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
             gradients.append(parameter.grad)
+        self._waited = 0.0
         if self.args.world_size > 1:
-            joined = torch.cat([loss.reshape(1), *(gradient.flatten() for gradient in gradients)])
-            distributed.all_reduce(joined)
-            loss.copy_(joined[0])
-            parts = joined[1:].split([gradient.numel() for gradient in gradients])
-            for gradient, part in zip(gradients, parts, strict=True):
-                gradient.copy_(part.view_as(gradient))
+            self._waited = add_over_ranks([loss, *gradients])
 
     def keep_last_update(self) -> Path | None:
         """Write the state after the last update, once the next one ran out of memory.
@@ -227,7 +225,13 @@ class StageTrainer(Trainer):
         return norm
 
     def record_update(self, seconds: float) -> None:
-        """Write the rows of the update that was just applied and took ``seconds``."""
+        """Write the rows of the update that was just applied and took ``seconds``.
+
+        Raises:
+            GateError: if it left the ranks with different weights.
+        """
+        if self.args.world_size > 1:
+            self.gates.require_equal_ranks(equal_over_ranks(self.trainables().values()))
         row = self._pending
         row["learning_rate"] = float(self._get_learning_rate())
         keys = ("step", "loss", "grad_norm", "learning_rate", "supervised_tokens", "samples")
@@ -238,6 +242,7 @@ class StageTrainer(Trainer):
             "seconds": round(seconds, 6),
             "samples_per_second": round(row["samples"] / seconds, 3),
             "tokens_per_second": round(positions / seconds, 3),
+            "communication_seconds": round(self._waited, 6),
             "memory_mib": peak_memory_mib(),
             "micro_batch_size": self.plan.micro_batch,
         }

@@ -214,3 +214,10 @@ def test_the_audit_trips_on_an_implausible_share(
 def test_the_audit_trips_on_an_update_with_nothing_to_predict(book: GateBook) -> None:
     with pytest.raises(GateError, match="supervised_tokens_an_update"):
         require_sound_masks(book, MaskAudit(tokens=10, supervised=5), [SAMPLE], [9, 0])
+
+
+def test_ranks_with_different_weights_end_the_run(tmp_path: Path) -> None:
+    gates = UpdateGates(100, GateBook(tmp_path / "gates.json"))
+    gates.require_equal_ranks(True)
+    with pytest.raises(GateError, match="equal_ranks.*no longer train one"):
+        gates.require_equal_ranks(False)

@@ -1,0 +1,38 @@
+"""What the ranks of a run tell each other."""
+
+import time
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import distributed
+
+
+def add_over_ranks(tensors: Sequence[torch.Tensor]) -> float:
+    """Add up float32 tensors over all ranks, in place and in one message.
+
+    Returns:
+        The seconds until the sum was there, waiting for slower ranks included.
+    """
+    device = tensors[0].device
+    joined = torch.cat([tensor.flatten() for tensor in tensors])
+    _finish(device)
+    started = time.perf_counter()
+    distributed.all_reduce(joined)
+    _finish(device)
+    seconds = time.perf_counter() - started
+    for tensor, part in zip(tensors, joined.split([t.numel() for t in tensors]), strict=True):
+        tensor.copy_(part.view_as(tensor))
+    return seconds
+
+
+def equal_over_ranks(tensors: Iterable[torch.Tensor]) -> bool:
+    """Return whether all ranks hold the same float32 tensors, by sums over their bits."""
+    sums = torch.stack([tensor.detach().view(torch.int32).sum() for tensor in tensors])
+    found = [torch.empty_like(sums) for _ in range(distributed.get_world_size())]
+    distributed.all_gather(found, sums)
+    return all(torch.equal(found[0], other) for other in found[1:])
+
+
+def _finish(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
