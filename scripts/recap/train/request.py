@@ -34,6 +34,7 @@ class StageRequest:
         held_out_every: updates between evaluations on the way; 0 for none.
         log_dir: where the tracker writes; nothing is tracked without it.
         tracker: what the run can be watched with.
+        time_limit_minutes: from the start of the process; the run ends itself in time for it.
     """
 
     stage: Stage
@@ -51,6 +52,7 @@ class StageRequest:
     held_out_every: int = 0
     log_dir: Path | None = None
     tracker: TrackerName = "tensorboard"
+    time_limit_minutes: float | None = None
 
     @property
     def stage1_manifest(self) -> Path | None:
@@ -69,8 +71,10 @@ class StageRequest:
 
         Raises:
             RecapError: if a folder is missing, stage 2 lacks stage 1's result,
-                or stage 1 is given one.
+                stage 1 is given one, or the time limit is not positive.
         """
+        if self.time_limit_minutes is not None and not self.time_limit_minutes > 0:
+            raise RecapError(f"--time-limit-minutes must be above 0, not {self.time_limit_minutes}")
         self.parts.require()
         if self.stage == "pretrain":
             if self.projector is not None:

@@ -17,10 +17,11 @@ from .collate import Collator
 from .data import TrainingSet
 from .gates import UpdateGates
 from .held_out import HeldOutSet, summed_loss
+from .ranks import agreed, highest
 from .schedule import StepPlan
 from .signals import StopRequest
 from .state import StateStore
-from .steps import LazyBatches, StepEnd
+from .steps import LazyBatches, StepEnd, UpdateCutShortError
 from .telemetry import Telemetry
 from .trackers import Tracker
 
@@ -81,7 +82,7 @@ class StageTrainer(Trainer):
             store: of checkpoints.
             held_out: sets whose loss is measured, not trained on.
             held_out_every: updates between measurements; 0 for none on the way.
-            stop: asked after each update.
+            stop: asked before each pass and after each update.
             save_steps: updates between checkpoints.
         """
         self._ids = ids
@@ -95,6 +96,9 @@ class StageTrainer(Trainer):
         self._store = store
         self._held_out = held_out
         self.held_out_every = held_out_every
+        self._stop = stop
+        self._saved_update = 0
+        self.held_out_cut_short = False
         self._dataset = dataset
         self._losses: list[torch.Tensor] = []
         self._pending: dict[str, Any] = {}
@@ -139,8 +143,10 @@ class StageTrainer(Trainer):
         """Run one micro-batch and remember its share of the update's loss.
 
         Gradients stay on their rank until all micro-batches of the update are done. Hence a
-        rank that runs out of memory never leaves the others waiting for it.
+        rank that runs out of memory, or of time, never leaves the others waiting for it.
         """
+        if self._stop.cuts_short(len(self._losses), self.plan.accumulation):
+            self._settle(model, cut_short=True)
         loss = torch.zeros((), device=self.args.device)
         if not self._exhausted:
             try:
@@ -154,14 +160,16 @@ class StageTrainer(Trainer):
             self._settle(model)
         return loss
 
-    def _settle(self, model: nn.Module) -> None:
-        """Average the update's gradients over the ranks, or leave it if memory ran out on one.
+    def _settle(self, model: nn.Module, *, cut_short: bool = False) -> None:
+        """Average the update's gradients over the ranks, or leave it if one cannot go on.
 
         Raises:
+            UpdateCutShortError: on every rank alike.
             OutOfMemoryInUpdateError: on every rank alike.
         """
-        if self.agreed(self._exhausted):
-            raise OutOfMemoryInUpdateError
+        trouble = highest(2 if cut_short else int(self._exhausted))
+        if trouble:
+            raise UpdateCutShortError if trouble == 2 else OutOfMemoryInUpdateError
         gradients = []
         for parameter in model.parameters():
             # An update without images has no gradient for the projector; zero, not "skip it",
@@ -177,7 +185,7 @@ class StageTrainer(Trainer):
                 gradient.div_(self.args.world_size)
 
     def keep_last_update(self) -> Path | None:
-        """Write the state after the last update, once the next one ran out of memory.
+        """Write the state after the last update, once the next one had to be left.
 
         Returns:
             The checkpoint; None before the first update.
@@ -192,7 +200,8 @@ class StageTrainer(Trainer):
             torch.cuda.set_rng_state(self._rng[1])
         if self.state.global_step == 0:
             return None
-        self._save_checkpoint(self.accelerator.unwrap_model(self.model), None)
+        if self._saved_update != self.state.global_step:
+            self._save_checkpoint(self.accelerator.unwrap_model(self.model), None)
         return self._store.latest()
 
     def floating_point_ops(self, inputs: Any) -> int:
@@ -242,12 +251,25 @@ class StageTrainer(Trainer):
             self._tracker.write(step, values)
 
     def measure_held_out(self) -> None:
-        """Write the loss of every held-out set after the last update; every rank must call."""
+        """Write the loss of every held-out set after the last update; every rank must call.
+
+        Sets ``held_out_cut_short`` if a rank has no time for it.
+        """
         model = self.accelerator.unwrap_model(self.model)
         rank, ranks, step = self.args.process_index, self.args.world_size, self.state.global_step
+        rows = self._telemetry.held_out.rows
+        written = {row["style"] for row in rows if row["step"] == step}
         for data in self._held_out:
+            if data.name in written:
+                continue
             mine = range(rank, len(data.dataset), ranks)
-            part = summed_loss(model, mine, data, self.data_collator, self.plan.micro_batch)
+            part = summed_loss(
+                *(model, mine, data, self.data_collator, self.plan.micro_batch),
+                lambda: self._stop.cuts_short(1, 1),
+            )
+            self.held_out_cut_short = agreed(part is None)
+            if part is None or self.held_out_cut_short:
+                return
             share = torch.tensor([part], dtype=torch.float64, device=self.args.device)
             loss = float(self.accelerator.gather(share).sum()) / data.tokens
             row = {
@@ -261,13 +283,6 @@ class StageTrainer(Trainer):
             self._telemetry.held_out.append(row)
             if self._tracker is not None:
                 self._tracker.write(step, {f"held_out/{data.name}": loss})
-
-    def agreed(self, wish: bool) -> bool:
-        """Return whether any rank wishes so; every rank must ask."""
-        if self.args.world_size == 1:
-            return wish
-        flag = torch.tensor([int(wish)], device=self.args.device)
-        return bool(self.accelerator.gather(flag).max().item())
 
     def trainables(self) -> dict[str, nn.Parameter]:
         """Return the trained parameters by name."""
@@ -290,6 +305,7 @@ class StageTrainer(Trainer):
         if self.args.should_save:
             target = self._store.publish(update)
             logger.info("checkpoint of update %d: %s", update, target)
+        self._saved_update = update
         self.accelerator.wait_for_everyone()
 
     def _load_from_checkpoint(
@@ -308,3 +324,4 @@ class StageTrainer(Trainer):
         with torch.no_grad():
             for name, parameter in trained.items():
                 parameter.copy_(tensors[name])
+        self._saved_update = int(Path(resume_from_checkpoint).name.rpartition("-")[2])

@@ -1,17 +1,13 @@
 """Killing real processes in mid-run: the retry must give the bytes of an undisturbed run."""
 
 import os
-import shutil
 import signal
-import socket
 from pathlib import Path
 
 import pytest
-import torch
 import train_processes as processes
 from safetensors.torch import load_file
 
-import train_stage
 from recap.io import read_json, read_jsonl
 from recap.train.signals import EXIT_INTERRUPTED
 
@@ -28,14 +24,6 @@ def settings(world, **changes: object) -> dict:
         "lora": {"rank": 4, "alpha": 8, "dropout": 0.1},
     }
     return world.settings(**(values | changes))
-
-
-@pytest.fixture(scope="module")
-def stage_1(world, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("stage_1")
-    arguments = world.arguments("pretrain", out, world.settings())
-    train_stage.main(train_stage.parser().parse_args(arguments))
-    return out / "result" / "mm_projector.safetensors"
 
 
 @pytest.fixture
@@ -145,38 +133,3 @@ def test_state_of_other_settings_is_not_continued(command, tmp_path: Path) -> No
     log = run_to_the_end(command(tmp_path, epochs=1), tmp_path)
     assert "left alone and not used" in log
     assert "continuing" not in log
-
-
-def test_two_ranks_give_the_trajectory_of_one(world, tmp_path: Path) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    values = world.settings(micro_batch_size=2)
-    ranks = [
-        processes.start(
-            world.arguments("pretrain", tmp_path / "two", values),
-            tmp_path / f"log{rank}",
-            RANK=str(rank),
-            LOCAL_RANK=str(rank),
-            WORLD_SIZE="2",
-            MASTER_ADDR="127.0.0.1",
-            MASTER_PORT=port,
-        )
-        for rank in (0, 1)
-    ]
-    (tmp_path / "one").mkdir()
-    run_to_the_end(world.arguments("pretrain", tmp_path / "one", values), tmp_path / "one")
-    for rank in ranks:
-        rank.join()
-        assert rank.exitcode == 0, (tmp_path / "log0").read_text()
-    one, two = (tmp_path / name / "result" for name in ("one", "two"))
-    rows = zip(
-        read_jsonl(one / "telemetry.jsonl"), read_jsonl(two / "telemetry.jsonl"), strict=True
-    )
-    for ours, theirs in rows:
-        assert theirs == pytest.approx(ours, rel=1e-5, abs=1e-9)
-    tensors = load_file(two / "mm_projector.safetensors")
-    for name, tensor in load_file(one / "mm_projector.safetensors").items():
-        torch.testing.assert_close(tensors[name], tensor, rtol=1e-5, atol=1e-5)
-    assert read_json(two / "manifest.json")["details"]["plan"]["accumulation"] == 2
-    shutil.rmtree(two)
