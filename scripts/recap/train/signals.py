@@ -1,15 +1,14 @@
 """Ending a run on request or before it is cut off, at a place where its state is complete."""
 
 import logging
-import os
 import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from types import FrameType
 
 from ..errors import RecapError
+from .limits import run_end
 from .pace import Pace
 
 logger = logging.getLogger(__name__)
@@ -20,8 +19,6 @@ STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 
 # torchrun, accelerate launch and SLURM (KillWait) all send SIGKILL this long after SIGTERM.
 GRACE_SECONDS = 30.0
-
-SLURM_END = "SLURM_JOB_END_TIME"
 
 
 class InterruptedRunError(RecapError):
@@ -92,40 +89,6 @@ class StopRequest:
             f"checkpoint is given {needed:.0f} s; {advice}, with more time if this one made no "
             "update"
         )
-
-
-def run_end(time_limit_minutes: float | None) -> tuple[float | None, str]:
-    """Return the UNIX time at which this process will be cut off, and who says so.
-
-    Args:
-        time_limit_minutes: from the start of the process, None for no limit.
-
-    Returns:
-        The earlier of that limit and of the end of the SLURM job; None if there is neither.
-
-    Raises:
-        RecapError: if SLURM's variable is not a number.
-    """
-    ends: list[tuple[float, str]] = []
-    if time_limit_minutes is not None:
-        end = process_start() + 60.0 * time_limit_minutes
-        ends.append((end, f"--time-limit-minutes {time_limit_minutes:g}"))
-    slurm = os.environ.get(SLURM_END)
-    if slurm:
-        try:
-            ends.append((float(slurm), SLURM_END))
-        except ValueError as error:
-            raise RecapError(
-                f"the environment variable {SLURM_END} is {slurm!r}, not UNIX seconds; unset it"
-            ) from error
-    return min(ends, default=(None, ""))
-
-
-def process_start() -> float:
-    """Return the UNIX time at which this process started (proc(5), field 22 of ``stat``)."""
-    fields = Path("/proc/self/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
-    started = int(fields[19]) / os.sysconf("SC_CLK_TCK")
-    return time.time() - (time.clock_gettime(time.CLOCK_BOOTTIME) - started)
 
 
 @contextmanager

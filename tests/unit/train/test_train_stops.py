@@ -13,8 +13,9 @@ import train_stage
 from recap.errors import RecapError
 from recap.io import read_json, read_jsonl
 from recap.train import signals
+from recap.train.limits import process_start, run_end
 from recap.train.pace import Pace
-from recap.train.signals import InterruptedRunError, StopRequest, process_start, run_end
+from recap.train.signals import InterruptedRunError, StopRequest
 
 # Pass 1 is the gate's that compares loss and gradient; then each of the 4 updates has 4.
 PASSES = 4
@@ -83,7 +84,8 @@ def test_the_rest_of_an_update_is_what_its_passes_foretell(clock: Clock) -> None
 
 
 def test_the_earlier_end_wins(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("SLURM_JOB_END_TIME", raising=False)
+    for name in ("SLURM_JOB_END_TIME", "SLURM_JOB_ID"):
+        monkeypatch.delenv(name, raising=False)
     assert run_end(None) == (None, "")
     end, source = run_end(2.0)
     assert end == pytest.approx(process_start() + 120, abs=1)
@@ -95,6 +97,33 @@ def test_the_earlier_end_wins(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SLURM_JOB_END_TIME", "tomorrow")
     with pytest.raises(RecapError, match="is 'tomorrow', not UNIX seconds"):
         run_end(None)
+
+
+@pytest.mark.parametrize(
+    ("answer", "end"),
+    [
+        ("echo 2026-03-01T12:00:00", 1772366400.0),
+        ("echo N/A", None),
+        ("true", None),
+        ("echo slurm_load_jobs error >&2; exit 1", None),
+    ],
+)
+def test_an_older_slurm_is_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answer: str, end: float | None
+) -> None:
+    squeue = tmp_path / "squeue"
+    squeue.write_text(
+        f'#!/bin/sh\n[ "$*" = "--noheader --format=%e --job=77" ] || exit 2\n{answer}\n'
+    )
+    squeue.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setenv("SLURM_JOB_ID", "77")
+    monkeypatch.delenv("SLURM_JOB_END_TIME", raising=False)
+    monkeypatch.setenv("TZ", "UTC")
+    time.tzset()
+    assert run_end(None) == ((end, "squeue, job 77") if end else (None, ""))
+    monkeypatch.setenv("SLURM_JOB_END_TIME", "1000")
+    assert run_end(None) == (1000.0, "SLURM_JOB_END_TIME")
 
 
 def test_the_limit_counts_from_the_start_of_the_process() -> None:
