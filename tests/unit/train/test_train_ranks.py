@@ -142,12 +142,17 @@ def test_one_rank_stops_and_two_go_on(command, alone: Path, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize(
-    ("after", "gate", "moves"), [("1", "loss_gradient_consistency", 0), ("4", "finite_loss", 1)]
+    ("wrong", "gate", "moves"),
+    [
+        ("nan,1", "loss_gradient_consistency", 0),
+        ("nan,4", "finite_loss", 1),
+        ("gradient,4", "finite_grad_norm", 1),
+    ],
 )
 def test_a_gate_that_trips_on_one_rank_ends_both(
-    command, tmp_path: Path, after: str, gate: str, moves: int
+    command, tmp_path: Path, wrong: str, gate: str, moves: int
 ) -> None:
-    only = {0: {"FAULT": "none,0"}, 1: {"FAULT": f"nan,{after}"}}
+    only = {0: {"FAULT": "none,0"}, 1: {"FAULT": wrong}}
     ranks = processes.start_ranks(command(), tmp_path, only)
     assert processes.ends(ranks) == [EXIT_GATE_FAILED] * 2
     for log in logs(tmp_path):

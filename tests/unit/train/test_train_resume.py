@@ -2,6 +2,9 @@
 
 import os
 import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -9,8 +12,9 @@ import train_processes as processes
 from safetensors.torch import load_file
 
 from recap.io import read_json, read_jsonl
-from recap.train.signals import EXIT_INTERRUPTED
+from recap.train.signals import EXIT_INTERRUPTED, GRACE_SECONDS
 
+ROOT = Path(__file__).parents[3]
 UPDATES = 16
 
 
@@ -133,3 +137,49 @@ def test_state_of_other_settings_is_not_continued(command, tmp_path: Path) -> No
     log = run_to_the_end(command(tmp_path, epochs=1), tmp_path)
     assert "left alone and not used" in log
     assert "continuing" not in log
+
+
+@pytest.mark.slow
+def test_random_kills_change_no_byte(tmp_path: Path) -> None:
+    command = [sys.executable, "benchmarks/kills.py", "--runs", "1", "--kills", "3", "--seed", "7"]
+    done = subprocess.run(
+        [*command, "--folder", str(tmp_path)],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": "scripts"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "1 runs, 3 kills: 0 runs ended otherwise" in done.stdout
+
+
+@pytest.mark.slow
+def test_the_launcher_passes_sigterm_on_and_waits(world, stage_1: Path, tmp_path: Path) -> None:
+    """As ``rules/train.smk`` starts it on several devices, here on two CPU ranks."""
+    values = settings(world, lora={"rank": 4, "alpha": 8, "dropout": 0.0}, micro_batch_size=1)
+    arguments = world.arguments("finetune", tmp_path, values, "--projector", str(stage_1))
+    launch = [
+        *(sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2"),
+        *("--num_machines", "1", "--mixed_precision", "no", "scripts/train_stage.py"),
+    ]
+
+    def started() -> subprocess.Popen:
+        with (tmp_path / "log").open("ab") as log:
+            return subprocess.Popen([*launch, *arguments], cwd=ROOT, stderr=log)
+
+    launcher = started()
+    deadline = time.monotonic() + 120
+    while not any(
+        len(read_jsonl(path)) >= 4 for path in (tmp_path / "state").glob("run-*/telemetry.jsonl")
+    ):
+        assert launcher.poll() is None, (tmp_path / "log").read_text()
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    launcher.terminate()
+    assert launcher.wait(GRACE_SECONDS) != 0
+    log = (tmp_path / "log").read_text()
+    assert log.count("stopped by SIGTERM after update") == 2, log
+    (saved,) = [p.name for p in (tmp_path / "state").glob("run-*/checkpoint-*")][-1:]
+    assert started().wait() == 0
+    assert f"continuing after update {saved.rpartition('-')[2]} " in (tmp_path / "log").read_text()

@@ -76,16 +76,21 @@ def each_pass(act: Callable[[int, Any], None]) -> Iterator[None]:
 
 @contextmanager
 def fault(kind: str, after: str) -> Iterator[None]:
-    """Ask the process to stop after some passes with gradient, or make their loss NaN."""
+    """Ask the process to stop at a pass with gradient, or corrupt loss or gradient from it on."""
     import torch
 
     step = torch.optim.AdamW.step
+    corrupt = {
+        "nan": lambda loss: loss * float("nan"),
+        "gradient": lambda loss: loss + torch.sqrt(0 * loss),  # 0, whose gradient is 0 x inf
+        "tenfold": lambda loss: 10 * loss,
+    }
 
     def act(number: int, output: Any) -> None:
         if kind == "term" and number == int(after):
             os.kill(os.getpid(), signal.SIGTERM)
-        if kind == "nan" and number >= int(after):
-            output.loss = output.loss * float("nan")
+        if kind in corrupt and number >= int(after):
+            output.loss = corrupt[kind](output.loss)
 
     def told(*arguments, **named):
         sys.stderr.write("the optimizer moves\n")
