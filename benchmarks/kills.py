@@ -34,9 +34,11 @@ from recap.io import read_json, read_jsonl
 from recap.train.limits import SLURM_END, SLURM_JOB
 
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGUSR1)
+SHARES = (2, 1, 1)  # SIGKILL is the one that nothing can prepare for
 PHASES = ("start", "updates", "checkpoint", "results")
 # A phase is waited for and then killed at a random moment of it; "any" is a random moment of all.
-AIMS = ("any", "any", "checkpoint", "updates", "results")
+# Seconds after its beginning, on average; a checkpoint is written in some 30 ms.
+AIMS = {"any": 0.0, "checkpoint": 0.008, "updates": 0.3, "results": 0.02}
 INTERRUPTED = 75
 WEIGHTS = ROOT / "scripts/recap/demo/weights"
 WORLD = {
@@ -217,8 +219,8 @@ def disturb(stage: Stage, log: Path, draw: random.Random, kills: int, duration: 
 
 def kill(stage: Stage, process: Any, draw: random.Random, duration: float) -> Any:
     """Kill a process at a random moment; return the signal and the phase, None if it had ended."""
-    number, aim = draw.choice(SIGNALS), draw.choice(AIMS)
-    delay = draw.uniform(0, duration) if aim == "any" else draw.expovariate(1 / 0.02)
+    number, aim = draw.choices(SIGNALS, SHARES)[0], draw.choice(list(AIMS))
+    delay = draw.uniform(0, duration) if aim == "any" else draw.expovariate(1 / AIMS[aim])
     while aim != "any" and process.is_alive() and stage.phase() != aim:
         time.sleep(0.001)
     process.join(delay)
@@ -251,7 +253,7 @@ def main() -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--runs", type=int, default=20, help="runs to disturb")
-    parser.add_argument("--kills", type=int, default=3, help="kills a run, at most")
+    parser.add_argument("--kills", type=int, default=3, help="kills of a run, at most")
     parser.add_argument("--seed", type=int, default=1, help="of the moments and signals")
     parser.add_argument("--folder", type=Path, help="for data and logs; a temporary one if not")
     args = parser.parse_args()

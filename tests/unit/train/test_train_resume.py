@@ -156,17 +156,18 @@ def test_random_kills_change_no_byte(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_the_launcher_passes_sigterm_on_and_waits(world, stage_1: Path, tmp_path: Path) -> None:
-    """As ``rules/train.smk`` starts it on several devices, here on two CPU ranks."""
+    """By torchrun, which ``accelerate launch`` is on several devices; here on two CPU ranks."""
     values = settings(world, lora={"rank": 4, "alpha": 8, "dropout": 0.0}, micro_batch_size=1)
     arguments = world.arguments("finetune", tmp_path, values, "--projector", str(stage_1))
     launch = [
-        *(sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2"),
-        *("--num_machines", "1", "--mixed_precision", "no", "scripts/train_stage.py"),
+        *(sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2"),
+        *("--master_addr", "127.0.0.1", "--master_port", processes.free_port()),
+        "scripts/train_stage.py",
     ]
 
     def started() -> subprocess.Popen:
         with (tmp_path / "log").open("ab") as log:
-            return subprocess.Popen([*launch, *arguments], cwd=ROOT, stderr=log)
+            return subprocess.Popen([*launch, *arguments], cwd=ROOT, stdout=log, stderr=log)
 
     launcher = started()
     deadline = time.monotonic() + 120

@@ -125,15 +125,18 @@ def start(arguments: list[str], log: Path, **environment: str) -> "multiprocessi
     return process
 
 
+def free_port() -> str:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return str(free.getsockname()[1])
+
+
 def start_ranks(
     arguments: list[str], folder: Path, only: Mapping[int, dict[str, str]] | None = None
 ) -> "list[multiprocessing.Process]":
     """Start a run on two ranks, logs ``log0`` and ``log1``; ``only`` is for some ranks."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
     folder.mkdir(parents=True, exist_ok=True)
-    common = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    common = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port()}
     return [
         start(
             arguments,
