@@ -1,6 +1,7 @@
 """Killing real processes in mid-run: the retry must give the bytes of an undisturbed run."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -141,7 +142,7 @@ def test_state_of_other_settings_is_not_continued(command, tmp_path: Path) -> No
 
 @pytest.mark.slow
 def test_random_kills_change_no_byte(tmp_path: Path) -> None:
-    command = [sys.executable, "benchmarks/kills.py", "--runs", "1", "--kills", "3", "--seed", "7"]
+    command = [sys.executable, "benchmarks/kills.py", "--runs", "2", "--kills", "3", "--seed", "3"]
     done = subprocess.run(
         [*command, "--folder", str(tmp_path)],
         cwd=ROOT,
@@ -151,7 +152,8 @@ def test_random_kills_change_no_byte(tmp_path: Path) -> None:
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "1 runs, 3 kills: 0 runs ended otherwise" in done.stdout
+    # How many of the kills come before the end is a matter of time.
+    assert re.search(r"2 runs, [1-6] kills: 0 runs ended otherwise", done.stdout)
 
 
 @pytest.mark.slow
