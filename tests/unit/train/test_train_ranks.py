@@ -131,6 +131,23 @@ def test_two_ranks_stop_together_and_one_goes_on(command, alone: Path, tmp_path:
     assert_same_trajectory(tmp_path / "result", alone)
 
 
+def test_two_ranks_leave_an_evaluation_together(world, command, tmp_path: Path) -> None:
+    asked = world.write_set("two.json", 8, text_only=2)
+    more = ["--held-out", f"asked={asked}", f"again={asked}", "--held-out-every", "2"]
+    only = {1: {"FAULT": "evaluation,5", "GRACE_SECONDS": "20"}}
+    ranks = processes.start_ranks([*command(), *more], tmp_path, only)
+    assert processes.ends(ranks) == [EXIT_INTERRUPTED] * 2
+    assert "stopped by another rank after update 2 of 4" in logs(tmp_path)[0]
+    (saved,) = (tmp_path / "state").glob("run-*/checkpoint-2")
+    assert read_jsonl(saved / "held_out.jsonl") == []
+    result = on_two([*command(), *more], tmp_path)
+    curves = read_json(result / "metrics.json")["held_out_curves"]
+    assert [(row["step"], row["style"]) for row in curves] == [
+        *((2, "asked"), (2, "again"), (4, "asked"), (4, "again"))
+    ]
+    assert curves[0]["loss"] == curves[1]["loss"]
+
+
 def test_one_rank_stops_and_two_go_on(command, alone: Path, tmp_path: Path) -> None:
     # The first of the 4 passes of update 2; there is time to finish it.
     first = processes.start(command(), tmp_path / "log", FAULT="term,6")

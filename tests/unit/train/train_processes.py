@@ -76,7 +76,10 @@ def each_pass(act: Callable[[int, Any], None]) -> Iterator[None]:
 
 @contextmanager
 def fault(kind: str, after: str) -> Iterator[None]:
-    """Ask the process to stop at a pass with gradient, or corrupt loss or gradient from it on."""
+    """Ask the process to stop at a pass with gradient, or corrupt loss or gradient from it on.
+
+    ``evaluation`` stops it at the first pass without gradient that follows.
+    """
     import torch
 
     step = torch.optim.AdamW.step
@@ -86,8 +89,13 @@ def fault(kind: str, after: str) -> Iterator[None]:
         "tenfold": lambda loss: 10 * loss,
     }
 
+    made = 0
+
     def act(number: int, output: Any) -> None:
-        if kind == "term" and number == int(after):
+        nonlocal made
+        made = max(made, number)
+        asked = kind == "evaluation" and number == 0 and made == int(after)
+        if asked or (kind == "term" and number == int(after)):
             os.kill(os.getpid(), signal.SIGTERM)
         if kind in corrupt and number >= int(after):
             output.loss = corrupt[kind](output.loss)
