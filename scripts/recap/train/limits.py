@@ -49,7 +49,7 @@ def run_end(time_limit_minutes: float | None) -> tuple[float | None, str]:
 def ask_slurm(job: str) -> float | None:
     """Return the UNIX time at which a SLURM job ends, as ``squeue`` knows it; None if it doesn't.
 
-    SLURM sets ``SLURM_JOB_END_TIME`` from version 23.02 on.
+    SLURM 22.05, for one, does not set ``SLURM_JOB_END_TIME``.
     """
     command = ["squeue", "--noheader", "--format=%e", f"--job={job}"]
     try:
