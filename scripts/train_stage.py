@@ -26,7 +26,8 @@ def parser() -> argparse.ArgumentParser:
         "--perf perf/pretrain.json",
     )
     cli.epilog = (
-        f"{cli.epilog}\n  75 stopped by SIGTERM or SIGUSR1; the same command continues the run"
+        f"{cli.epilog}\n  75 stopped by SIGTERM, SIGUSR1 or the end of its time, its state saved;\n"
+        "     the same command continues the run"
     )
     cli.add_argument("--stage", required=True, choices=("pretrain", "finetune"))
     cli.add_argument("--data", required=True, type=Path, help="LLaVA JSON")
@@ -44,6 +45,13 @@ def parser() -> argparse.ArgumentParser:
     )
     cli.add_argument("--held-out-every", type=int, default=0, help="updates; 0: at the end only")
     cli.add_argument("--log-dir", type=Path, help="where the tracker writes; none without it")
+    cli.add_argument(
+        "--time-limit-minutes",
+        type=float,
+        metavar="MINUTES",
+        help="from the start of the process: by then the run has saved its state and left (exit "
+        "code 75). SLURM_JOB_END_TIME, which SLURM sets, does the same; the earlier wins",
+    )
     cli.add_argument("--tracker", choices=TRACKERS, default="tensorboard")
     cli.add_argument("--probe-cache", type=Path, help="folder of what fits into which GPU")
     cli.add_argument("--perf", required=True, type=Path, help="times and memory, as JSON")

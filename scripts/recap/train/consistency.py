@@ -50,6 +50,11 @@ def slope_ratio(
     return best
 
 
+def farthest_ratio(ratios: Sequence[float]) -> float:
+    """Return the ratio that is the farthest from 1; NaN is farther than any number."""
+    return max(ratios, key=_distance)
+
+
 def _measure(
     moved: Sequence[tuple[nn.Parameter, torch.Tensor]],
     compute_loss: Callable[[], torch.Tensor],

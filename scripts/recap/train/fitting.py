@@ -13,14 +13,16 @@ from ..mgm.conversation import pad_token_id
 from ..settings import FinetuneSettings
 from .arguments import training_arguments
 from .collate import Collator
-from .consistency import slope_ratio
+from .consistency import farthest_ratio, slope_ratio
 from .gates import GateBook, UpdateGates, require_consistent
 from .loading import to_device
 from .prepare import PreparedData
+from .ranks import agreed
 from .request import StageRequest
 from .schedule import StepPlan
 from .signals import StopRequest
 from .state import StateStore
+from .steps import UpdateCutShortError
 from .telemetry import Telemetry
 from .trackers import Tracker
 from .trainer import OutOfMemoryInUpdateError, StageTrainer
@@ -172,18 +174,23 @@ def _slope(trainer: StageTrainer, run: Run) -> float:
         ratio = slope_ratio(parameters, lambda: model(**inputs).loss, run.request.seed)
     except torch.cuda.OutOfMemoryError as error:
         logger.warning("before the first update: %s", error)
-    if trainer.agreed(ratio is None) or ratio is None:
+    if agreed(ratio is None) or ratio is None:
         raise OutOfMemoryInUpdateError
-    return ratio
+    # Of all ranks, so that a gate that trips on one ends them all.
+    mine = torch.tensor([ratio], dtype=torch.float64, device=run.args.device)
+    return farthest_ratio(trainer.accelerator.gather(mine).tolist())
 
 
 def _fit(trainer: StageTrainer, run: Run, checkpoint: Path | None, done: int) -> None:
     """Train to the end, from the checkpoint after ``done`` updates if there is one."""
     total = run.data.plan.updates
-    if trainer.agreed(bool(run.stop)):
-        run.stop.raise_if_set(f"after update {done} of {total}")
-    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    if agreed(run.stop.before_update()):
+        raise run.stop.interruption(f"after update {done} of {total}")
+    try:
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    except UpdateCutShortError:
+        trainer.keep_last_update()
+        logger.info("update %d was cut short", trainer.state.global_step + 1)
     done = trainer.state.global_step
-    if done < total:
-        run.stop.signal_name = run.stop.signal_name or "a signal to another rank"
-        run.stop.raise_if_set(f"after update {done} of {total}")
+    if done < total or trainer.held_out_cut_short:
+        raise run.stop.interruption(f"after update {done} of {total}")

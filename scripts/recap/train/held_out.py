@@ -79,7 +79,8 @@ def summed_loss(
     data: HeldOutSet,
     collator: Callable[[Any], Any],
     micro_batch: int,
-) -> float:
+    give_up: Callable[[], bool] = lambda: False,
+) -> float | None:
     """Return the sum of the token losses of some samples, without dropout.
 
     Args:
@@ -88,12 +89,18 @@ def summed_loss(
         data: the set.
         collator: as in training.
         micro_batch: samples a forward pass.
+        give_up: asked before each pass.
+
+    Returns:
+        The sum; None if ``give_up`` said so.
     """
     device = next(model.parameters()).device
     training, total = model.training, 0.0
     model.eval()
     try:
         for start in range(0, len(part), micro_batch):
+            if give_up():
+                return None
             batch = collator([data.dataset[index] for index in part[start : start + micro_batch]])
             inputs = to_device(batch, device)
             total += float(model(**inputs, num_items_in_batch=1).loss)

@@ -45,18 +45,18 @@ class UpdateBatches:
     """
 
     def __init__(self, source: Iterator[Any], count: int, device: torch.device) -> None:
-        """Take ``count`` batches of ``source``."""
+        """Hold ``count`` batches that ``source`` yields next."""
         self._source = source
         self._count = count
         self._device = device
 
-    def __iter__(self) -> Iterator[dict[str, Any]]:
-        for number in range(self._count):
-            try:
-                batch = next(self._source)
-            except StopIteration as error:
-                raise RuntimeError(f"the loader ended at pass {number}") from error
-            yield to_device(batch, self._device)
+    def __len__(self) -> int:
+        """Return the number of batches."""
+        return self._count
+
+    def next(self) -> dict[str, Any]:
+        """Return the next batch, on the device."""
+        return to_device(next(self._source), self._device)
 
 
 class UpdateLoader:

@@ -35,6 +35,7 @@ class StageRequest:
         log_dir: where the tracker writes; nothing is tracked without it.
         tracker: what the run can be watched with.
         probe_cache: folder of what fits into which GPU, shared by runs; none keeps nothing.
+        time_limit_minutes: from the start of the process; the run ends itself in time for it.
     """
 
     stage: Stage
@@ -53,6 +54,7 @@ class StageRequest:
     log_dir: Path | None = None
     tracker: TrackerName = "tensorboard"
     probe_cache: Path | None = None
+    time_limit_minutes: float | None = None
 
     @property
     def stage1_manifest(self) -> Path | None:
@@ -71,8 +73,10 @@ class StageRequest:
 
         Raises:
             RecapError: if a folder is missing, stage 2 lacks stage 1's result,
-                or stage 1 is given one.
+                stage 1 is given one, or the time limit is not positive.
         """
+        if self.time_limit_minutes is not None and not self.time_limit_minutes > 0:
+            raise RecapError(f"--time-limit-minutes must be above 0, not {self.time_limit_minutes}")
         self.parts.require()
         if self.stage == "pretrain":
             if self.projector is not None:

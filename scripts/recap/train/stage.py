@@ -26,6 +26,7 @@ from .gates import (
 )
 from .prepare import prepare_data
 from .probing import resolve_execution
+from .ranks import agreed
 from .request import StageRequest
 from .results import GATES_NAME, Provenance, record_cost, write_results
 from .schedule import learning_rate_after
@@ -56,13 +57,13 @@ def run_stage(request: StageRequest) -> None:
     Raises:
         RecapError: for bad input.
         GateError: if an evidence gate fails; ``gates.json`` then says which.
-        InterruptedRunError: if a signal ended the run; its state is kept.
+        InterruptedRunError: if a signal or the end of its time ended the run; its state is kept.
     """
     started, perf = time.time(), PerfRecord("train", "samples")
     use_threads(os.environ.get("OMP_NUM_THREADS"))
     use_growing_segments()
     request.check()
-    with stop_requests() as stop:
+    with stop_requests(request.time_limit_minutes) as stop:
         data = prepare_data(request, int(os.environ.get("WORLD_SIZE", "1")))
         args = stage_arguments(request, data.plan)
         leads = args.process_index == 0
@@ -77,7 +78,8 @@ def _train(run: Run, perf: PerfRecord) -> None:
     base, store = _open_store(run)
     if request.stage1_manifest is not None:
         require_base(request.stage1_manifest, base)
-    run.stop.raise_if_set("before the first update")
+    if agreed(run.stop.before_update()):
+        raise run.stop.interruption("before the model was loaded")
     model = build_stage_model(
         request.parts, request.settings, seed=request.seed, projector=request.projector
     )
@@ -89,6 +91,7 @@ def _train(run: Run, perf: PerfRecord) -> None:
     telemetry = Telemetry(store.folder if run.leads else None)
     checkpoint = _restore(store, telemetry)
     resumed_from = len(telemetry.rows)
+    run.stop.pace.expect([row["seconds"] for row in telemetry.perf.rows])
     with _tracking(run, resumed_from + 1) as tracker:
         parts = RunParts(model, store, telemetry, tracker)
         trainer, seconds = fit_in_memory(as_before(run, telemetry), parts, checkpoint)
@@ -164,9 +167,10 @@ def _tracking(run: Run, first_update: int) -> Iterator[Tracker | None]:
 
 
 def _restore(store: StateStore, telemetry: Telemetry) -> Path | None:
-    """Return the newest sound checkpoint, its telemetry taken over."""
-    PartialState().wait_for_everyone()
-    checkpoint = store.latest()
+    """Return the newest sound checkpoint, as rank zero finds it, its telemetry taken over."""
+    found = [store.latest() if PartialState().is_main_process else None]
+    broadcast_object_list(found)
+    checkpoint = found[0]
     if checkpoint is not None:
         telemetry.restore(checkpoint)
         logger.info("continuing after update %d from %s", len(telemetry.rows), checkpoint)

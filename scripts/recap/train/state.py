@@ -3,7 +3,8 @@
 Layout of the state folder, which lies outside any declared output::
 
     run-<fingerprint>/checkpoint-<update>/{trainables.safetensors, optimizer.pt,
-        scheduler.pt, rng_state*.pth, trainer_state.json, telemetry.jsonl, complete.json}
+        scheduler.pt, rng_state*.pth, trainer_state.json, telemetry.jsonl, perf.jsonl,
+        held_out.jsonl, complete.json}
 
 A run only ever looks into the folder of its own fingerprint, and only takes a
 checkpoint whose files have the hashes that ``complete.json`` states.
@@ -85,9 +86,16 @@ class StateStore:
         if target.exists():
             shutil.rmtree(target)
         written.rename(target)
-        for _, old in sorted(self._checkpoints())[:-KEPT_CHECKPOINTS]:
-            shutil.rmtree(old)
+        self._prune(update)
         return target
+
+    def _prune(self, update: int) -> None:
+        """Keep the newest ones up to ``update``; those beyond it were found to be torn."""
+        found = sorted(self._checkpoints())
+        sound = [path for number, path in found if number <= update][-KEPT_CHECKPOINTS:]
+        for _, path in found:
+            if path not in sound:
+                shutil.rmtree(path)
 
     def clear(self) -> None:
         """Remove the state of this and of superseded runs; nothing else is touched."""

@@ -15,22 +15,24 @@ from transformers import PrinterCallback, Trainer, TrainingArguments
 from ..errors import RecapError
 from ..perf import peak_memory_mib
 from .collate import Collator
-from .collectives import add_over_ranks, equal_over_ranks
 from .gates import UpdateGates
 from .held_out import summed_loss
 from .loading import UpdateLoader, worker_count
 from .passes import plan_passes
 from .prepare import PreparedData
+from .ranks import add_over_ranks, agreed, equal_over_ranks, highest
 from .schedule import StepPlan
 from .signals import StopRequest
 from .state import StateStore
-from .steps import StepEnd
+from .steps import StepEnd, UpdateCutShortError
 from .telemetry import Telemetry
 from .trackers import Tracker
 
 logger = logging.getLogger(__name__)
 
 TRAINABLES_NAME = "trainables.safetensors"
+# why an update is left, the gravest last
+_NONE, _EXHAUSTED, _CUT_SHORT = range(3)
 
 
 class OutOfMemoryInUpdateError(Exception):
@@ -78,7 +80,7 @@ class StageTrainer(Trainer):
             store: of checkpoints.
             held_out_every: updates between measurements of the held-out loss; 0 for none on
                 the way.
-            stop: asked after each update.
+            stop: asked before each pass and after each update.
             save_steps: updates between checkpoints.
         """
         self._data = data
@@ -91,6 +93,9 @@ class StageTrainer(Trainer):
         self._tracker = tracker
         self._store = store
         self.held_out_every = held_out_every
+        self._stop = stop
+        self._saved_update = 0
+        self.held_out_cut_short = False
         self._loss = torch.zeros(())
         self._waited = 0.0
         self._pending: dict[str, Any] = {}
@@ -148,24 +153,29 @@ class StageTrainer(Trainer):
         """Make all passes of an update, forward and backward.
 
         Gradients stay on their rank until all of them are done. Hence a rank that runs out of
-        memory never leaves the others waiting for it.
+        memory, or of time, never leaves the others waiting for it.
 
         Raises:
+            UpdateCutShortError: on every rank alike.
             OutOfMemoryInUpdateError: on every rank alike.
         """
         model.train()
         loss = torch.zeros((), device=self.args.device)
-        exhausted = False
+        trouble = _NONE
         try:
-            for batch in inputs:
-                part = model(**batch, num_items_in_batch=num_items_in_batch).loss
+            for number in range(len(inputs)):
+                if self._stop.cuts_short(number, len(inputs)):
+                    trouble = _CUT_SHORT
+                    break
+                part = model(**inputs.next(), num_items_in_batch=num_items_in_batch).loss
                 part.backward()
                 loss += part.detach()
         except torch.cuda.OutOfMemoryError as error:
             logger.warning("update %d: %s", self.state.global_step + 1, error)
-            exhausted = True
-        if self.agreed(exhausted):
-            raise OutOfMemoryInUpdateError
+            trouble = _EXHAUSTED
+        trouble = highest(trouble)
+        if trouble:
+            raise UpdateCutShortError if trouble == _CUT_SHORT else OutOfMemoryInUpdateError
         self._sum_over_ranks(loss)
         self._loss = loss
         return loss
@@ -184,7 +194,7 @@ class StageTrainer(Trainer):
             self._waited = add_over_ranks([loss, *gradients])
 
     def keep_last_update(self) -> Path | None:
-        """Write the state after the last update, once the next one ran out of memory.
+        """Write the state after the last update, once the next one had to be left.
 
         Returns:
             The checkpoint; None before the first update.
@@ -199,7 +209,8 @@ class StageTrainer(Trainer):
             torch.cuda.set_rng_state(self._rng[1])
         if self.state.global_step == 0:
             return None
-        self._save_checkpoint(self.accelerator.unwrap_model(self.model), None)
+        if self._saved_update != self.state.global_step:
+            self._save_checkpoint(self.accelerator.unwrap_model(self.model), None)
         return self._store.latest()
 
     def floating_point_ops(self, inputs: Any) -> int:
@@ -254,12 +265,25 @@ class StageTrainer(Trainer):
             self._tracker.write(step, values)
 
     def measure_held_out(self) -> None:
-        """Write the loss of every held-out set after the last update; every rank must call."""
+        """Write the loss of every held-out set after the last update; every rank must call.
+
+        Sets ``held_out_cut_short`` if a rank has no time for it.
+        """
         model = self.accelerator.unwrap_model(self.model)
         rank, ranks, step = self.args.process_index, self.args.world_size, self.state.global_step
+        rows = self._telemetry.held_out.rows
+        written = {row["style"] for row in rows if row["step"] == step}
         for data in self._data.held_out:
+            if data.name in written:
+                continue
             mine = range(rank, len(data.dataset), ranks)
-            part = summed_loss(model, mine, data, self.data_collator, self.plan.micro_batch)
+            part = summed_loss(
+                *(model, mine, data, self.data_collator, self.plan.micro_batch),
+                lambda: self._stop.cuts_short(1, 1),
+            )
+            self.held_out_cut_short = agreed(part is None)
+            if part is None or self.held_out_cut_short:
+                return
             share = torch.tensor([part], dtype=torch.float64, device=self.args.device)
             loss = float(self.accelerator.gather(share).sum()) / data.tokens
             row = {
@@ -273,13 +297,6 @@ class StageTrainer(Trainer):
             self._telemetry.held_out.append(row)
             if self._tracker is not None:
                 self._tracker.write(step, {f"held_out/{data.name}": loss})
-
-    def agreed(self, wish: bool) -> bool:
-        """Return whether any rank wishes so; every rank must ask."""
-        if self.args.world_size == 1:
-            return wish
-        flag = torch.tensor([int(wish)], device=self.args.device)
-        return bool(self.accelerator.gather(flag).max().item())
 
     def trainables(self) -> dict[str, nn.Parameter]:
         """Return the trained parameters by name."""
@@ -302,6 +319,7 @@ class StageTrainer(Trainer):
         if self.args.should_save:
             target = self._store.publish(update)
             logger.info("checkpoint of update %d: %s", update, target)
+        self._saved_update = update
         self.accelerator.wait_for_everyone()
 
     def _load_from_checkpoint(
@@ -320,3 +338,4 @@ class StageTrainer(Trainer):
         with torch.no_grad():
             for name, parameter in trained.items():
                 parameter.copy_(tensors[name])
+        self._saved_update = int(Path(resume_from_checkpoint).name.rpartition("-")[2])

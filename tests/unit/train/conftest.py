@@ -94,7 +94,22 @@ class World:
             *("--perf", str(out / "perf.json"), *more),
         ]
 
+    def run(self, stage: str, out: Path, settings: dict[str, object], *more: str) -> Path:
+        """Run a stage in this process; return the folder of its results."""
+        import train_stage
+
+        arguments = self.arguments(stage, out, settings, *more)
+        train_stage.main(train_stage.parser().parse_args(arguments))
+        return out / "result"
+
 
 @pytest.fixture(scope="session")
 def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     return World(tmp_path_factory.mktemp("train_world"))
+
+
+@pytest.fixture(scope="session")
+def stage_1(world: World, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The projector of a small stage 1."""
+    out = tmp_path_factory.mktemp("stage_1")
+    return world.run("pretrain", out, world.settings()) / "mm_projector.safetensors"

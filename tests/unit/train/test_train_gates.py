@@ -219,5 +219,5 @@ def test_the_audit_trips_on_an_update_with_nothing_to_predict(book: GateBook) ->
 def test_ranks_with_different_weights_end_the_run(tmp_path: Path) -> None:
     gates = UpdateGates(100, GateBook(tmp_path / "gates.json"))
     gates.require_equal_ranks(True)
-    with pytest.raises(GateError, match="equal_ranks.*no longer train one"):
+    with pytest.raises(GateError, match=r"equal_ranks.*no longer train one"):
         gates.require_equal_ranks(False)

@@ -2,7 +2,6 @@
 
 import logging
 import shutil
-import socket
 from pathlib import Path
 
 import pytest
@@ -87,25 +86,9 @@ def test_one_sample_that_does_not_fit_ends_the_run(world, tmp_path: Path) -> Non
 
 
 def test_every_rank_shrinks_when_one_runs_out(world, plenty: Path, tmp_path: Path) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
     arguments = world.arguments("pretrain", tmp_path, world.settings(micro_batch_size=4))
-    common = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    ranks = [
-        processes.start(
-            arguments,
-            tmp_path / f"log{rank}",
-            RANK=str(rank),
-            LOCAL_RANK=str(rank),
-            SCARCE_MEMORY="2,2" if rank == 1 else "",
-            **common,
-        )
-        for rank in (0, 1)
-    ]
-    for rank in ranks:
-        rank.join(120)
-        assert rank.exitcode == 0, (tmp_path / "log0").read_text()
+    ranks = processes.start_ranks(arguments, tmp_path, {1: {"SCARCE_MEMORY": "2,2"}})
+    assert processes.ends(ranks) == [0, 0], (tmp_path / "log0").read_text()
     assert_same_trajectory(tmp_path / "result", plenty)
     for rank in (0, 1):
         assert "micro-batch 4 becomes 2" in (tmp_path / f"log{rank}").read_text()

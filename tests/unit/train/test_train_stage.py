@@ -1,9 +1,12 @@
 import json
+import logging
+import re
 import shutil
 from pathlib import Path
 
 import pytest
 import torch
+import train_processes as processes
 from safetensors.torch import load_file, save_file
 
 import train_stage
@@ -152,6 +155,34 @@ def test_divergence_stops_before_the_update(world, tmp_path: Path) -> None:
     last = read_json(tmp_path / "result" / "gates.json")["gates"][-1]
     assert last["name"] in {"finite_loss", "highest_loss", "finite_grad_norm"}
     assert not (tmp_path / "result" / "mm_projector.safetensors").exists()
+
+
+def test_a_first_loss_above_the_bound_stops_before_the_update(
+    world, tmp_path: Path, capfd: pytest.CaptureFixture
+) -> None:
+    # ln V is 5.7 or so, the untrained model's loss too; value and gradient are both tenfold.
+    with (
+        processes.fault("tenfold", "0"),
+        pytest.raises(GateError, match=r"gate first_loss failed: .*Update 1 was not applied"),
+    ):
+        run(world, "pretrain", tmp_path, world.settings())
+    assert "the optimizer moves" not in capfd.readouterr().err
+    gates = [gate["name"] for gate in read_json(tmp_path / "result" / "gates.json")["gates"]]
+    assert gates[-2:] == ["loss_gradient_consistency", "first_loss"]
+
+
+def test_the_log_shows_what_is_trained(
+    world, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO, logger="recap"):
+        run(world, "pretrain", tmp_path, world.settings())
+    shown = re.findall(r"sample (cap\d+) is trained to say '(.*)'", caplog.text)
+    answers = {e["id"]: e["conversations"][1]["value"] for e in read_json(world.captions)}
+    assert len(shown) == 3
+    for name, text in shown:
+        # spaces apart, as the micro tokenizer puts them elsewhere; the end token is trained too
+        assert text.replace(" ", "").startswith(answers[name].replace(" ", "")), (text, name)
+        assert text.endswith("<eos>")
 
 
 def test_bad_input_is_refused_with_the_fix(world, pretrained: Path, tmp_path: Path) -> None:

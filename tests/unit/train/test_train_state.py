@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 
 import pytest
@@ -30,7 +31,18 @@ def test_the_newest_checkpoint_is_used_and_old_ones_go(store: StateStore) -> Non
     ]
 
 
-@pytest.mark.parametrize("damage", ["flip", "truncate", "remove", "seal", "rename"])
+REASONS = {
+    "flip": "trainables.safetensors is damaged",
+    "truncate": "trainables.safetensors is damaged",
+    "remove": "trainables.safetensors is missing",
+    "seal": "incomplete (",
+    "no seal": "incomplete (",
+    "foreign": "it belongs to another run",
+    "rename": "it was written as update 8",
+}
+
+
+@pytest.mark.parametrize("damage", list(REASONS))
 def test_a_torn_checkpoint_gives_way_to_the_one_before(
     store: StateStore, damage: str, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -44,10 +56,24 @@ def test_a_torn_checkpoint_gives_way_to_the_one_before(
         weights.unlink()
     elif damage == "seal":
         (bad / "complete.json").write_text('{"fingerp')
+    elif damage == "no seal":
+        (bad / "complete.json").unlink()
+    elif damage == "foreign":
+        seal = json.loads((bad / "complete.json").read_text())
+        (bad / "complete.json").write_text(json.dumps(seal | {"fingerprint": "0" * 64}))
     else:
         bad = bad.rename(store.folder / "checkpoint-12")
     assert store.latest() == good
-    assert f"checkpoint {bad} is not used" in caplog.text
+    assert f"checkpoint {bad} is not used: {REASONS[damage]}" in caplog.text
+
+
+def test_torn_checkpoints_push_no_sound_one_out(store: StateStore) -> None:
+    for update in (8, 10):
+        (written(store, update) / "trainer_state.json").unlink()
+    assert store.latest() is None
+    newer = written(store, 3)
+    assert store.latest() == newer
+    assert list(store.folder.glob("checkpoint-*")) == [newer]
 
 
 def test_a_half_written_checkpoint_is_dropped(store: StateStore) -> None:

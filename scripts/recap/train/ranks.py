@@ -1,10 +1,25 @@
-"""What the ranks of a run tell each other."""
+"""What the ranks of a run tell each other, and decide alike so that none waits for ever."""
 
 import time
 from collections.abc import Iterable, Sequence
 
 import torch
+from accelerate import PartialState
+from accelerate.utils import gather
 from torch import distributed
+
+
+def highest(level: int) -> int:
+    """Return the highest level that any rank names; every rank must ask."""
+    state = PartialState()
+    if state.num_processes == 1:
+        return level
+    return int(gather(torch.tensor([level], device=state.device)).max())
+
+
+def agreed(wish: bool) -> bool:
+    """Return whether any rank wishes so; every rank must ask."""
+    return bool(highest(int(wish)))
 
 
 def add_over_ranks(tensors: Sequence[torch.Tensor]) -> float:
