@@ -40,7 +40,8 @@ wildcard_constraints:
     experiment=SETTINGS.experiment,
     arm="|".join(ARMS),
     seed="|".join(map(str, SETTINGS.seeds)),
-    benchmark="|".join(SETTINGS.benchmarks),
+    benchmark="|".join(EXPERIMENT.benchmarks),
+    format="json|jsonl|xlsx",
     corpus="|".join(EXPERIMENT.corpora),
     captioner="|".join(m for m, r in EXPERIMENT.models.items() if r.role == "captioner"),
     world="|".join(SETTINGS.worlds) or NO_RECIPE,
@@ -66,6 +67,7 @@ def final_outputs():
             for arm in WIRING.curated_arms()
             for kind in ("json", "parquet", "svg")
         ],
+        *WIRING.submissions(),
     ]
 
 

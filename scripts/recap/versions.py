@@ -24,7 +24,9 @@ STAGE_VERSIONS: dict[str, int] = {
     "merge": 4,
     "convert": 1,
     "predict": 1,
-    "score": 2,
+    "majority": 2,
+    "score": 3,
+    "submit": 1,
     "compare": 2,
     "report": 3,
 }

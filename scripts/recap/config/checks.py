@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 from pydantic import ValidationError
 
 from ..curate.recipe import resolve_recipe
+from ..evaluate.benchmarks import get_benchmark
 from ..evaluate.protocol import BenchmarkProtocol
 from ..mgm.templates import TEMPLATES
 from ..settings import explain
@@ -36,7 +37,7 @@ def check_experiment(experiment: "Experiment") -> None:
 
 def _check_names(experiment: "Experiment") -> None:
     config = experiment.config
-    for key in ("arms", "funnel_arms", "seeds", "benchmarks", "controls"):
+    for key in ("arms", "funnel_arms", "seeds", "benchmarks", "controls", "submissions"):
         values = getattr(config, key)
         if len(values) != len(set(values)):
             fail(key, f"lists a value twice: {values}")
@@ -169,6 +170,16 @@ def _check_evaluation(experiment: "Experiment") -> None:
                 f"{experiment.config.evaluation_shards} shards for the {row.count} questions of "
                 f"{name}: some would be empty; choose fewer",
             )
+    for name in experiment.config.benchmarks:
+        if not experiment.benchmarks[name].scored:
+            fail(
+                "benchmarks",
+                f"`{name}` is scored by a server alone; list it under `submissions` instead",
+            )
+    for name in experiment.config.submissions:
+        kind = experiment.benchmarks[name].kind
+        if not get_benchmark(kind).submission_format:
+            fail("submissions", f"`{name}` is of kind {kind}, which is scored here; remove it")
 
 
 def _check_protocol(experiment: "Experiment", name: str) -> None:

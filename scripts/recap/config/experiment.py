@@ -149,7 +149,7 @@ def load_experiment(raw: dict[str, Any]) -> Experiment:
         base_model=_pick(base_models, config.base_model, "base_model", config.sheets.base_models),
         benchmarks={
             b: _pick(benchmarks, b, "benchmarks", config.sheets.benchmarks)
-            for b in config.benchmarks
+            for b in dict.fromkeys(config.benchmarks + config.submissions)
         },
         downloads=downloads,
     )

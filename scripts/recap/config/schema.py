@@ -184,7 +184,8 @@ class BenchmarkRow(Settings):
     root: str = Field(description="folder of the files below, or a world's name")
     questions: str = Field(description="question file, one JSON object a line")
     annotations: str = Field(
-        description="reference answers; several files of one folder are parted by commas"
+        description="reference answers; several files of one folder are parted by commas; where "
+        "`scored` is false, the questions that an upload must hold"
     )
     images: str = Field(description="image folder inside `root`")
     count: int = Field(
@@ -192,6 +193,9 @@ class BenchmarkRow(Settings):
     )
     ocr: bool = Field(description="whether the prompt lists OCR tokens")
     max_new_tokens: int = Field(ge=1, description="longest answer in tokens")
+    scored: bool = Field(
+        True, description="whether the answers are public; false: only a server scores the row"
+    )
     licence: str = Field("", description="terms of use, for the record")
 
 
@@ -253,6 +257,11 @@ class ExperimentConfig(Settings):
     controls: list[Literal["blank_image", "shuffled_images", "text_only_majority"]] = Field(
         default=["blank_image"],
         description="conditions that every run is compared with, on every benchmark",
+    )
+    submissions: list[str] = Field(
+        default=[],
+        description="rows of the benchmarks sheet whose answers are written in the form that the "
+        "benchmark's server or official script reads",
     )
     evaluation_shards: int = Field(1, ge=1, description="parallel answer files a benchmark")
     data_root: str = Field("data", description="folder of corpora that cannot be downloaded")

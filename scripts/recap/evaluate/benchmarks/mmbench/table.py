@@ -31,16 +31,25 @@ def read_rows(path: Path, required: tuple[str, ...]) -> list[tuple[int, dict[str
     rows = []
     seen: set[int] = set()
     for number, row in enumerate(_records(path), start=1):
+        where = f"{path}, record {number} (index {row.get('index', 'missing')})"
         missing = [name for name in required if row.get(name) is None]
         if missing:
-            raise RecapError(f"{path}, record {number}: lacks {', '.join(missing)}")
+            raise RecapError(f"{where}: lacks {', '.join(missing)}")
+        if None in row:
+            raise RecapError(f"{where}: more cells than columns; is a cell's quote missing?")
         if not row["index"].isdecimal():
-            raise RecapError(f"{path}, record {number}: index {row['index']!r} is not a number")
+            raise RecapError(f"{where}: the index is not a number")
         if int(row["index"]) in seen:
-            raise RecapError(f"{path}, record {number}: index {row['index']} is there twice")
+            raise RecapError(f"{where}: the index is there twice")
         seen.add(int(row["index"]))
         rows.append((number, row))
     return rows
+
+
+def picture_key(row: Mapping[str, str]) -> str:
+    """Return a name that rows with the same picture share; empty if a table has none."""
+    cell = row.get("image") or ""
+    return sha256_bytes(cell.encode()) if len(cell) > _LONGEST_REFERENCE else cell
 
 
 def _records(path: Path) -> Iterator[dict[str, str]]:
@@ -93,7 +102,7 @@ class ImageCells:
             data = base64.b64decode(cell, validate=True)
         except (binascii.Error, ValueError) as error:
             raise RecapError(
-                f"{self._path}, record {number}: the image is not base64 ({error})"
+                f"{self._path}, record {number} (index {index}): the image is not base64 ({error})"
             ) from error
         name = sha256_bytes(data)
         self.images.setdefault(name, data)
