@@ -92,14 +92,14 @@ def test_mismatches_are_errors(files):
     with pytest.raises(RecapError, match="question 2: no label left"):
         POPE.score(answers, folder, PROTOCOL, path)
     labels.write_text(full.replace("yes", "maybe"))
-    with pytest.raises(RecapError, match="must be yes or no, not maybe"):
+    with pytest.raises(RecapError, match="line 1: the label must be yes or no, not 'maybe'"):
         POPE.score(answers, folder, PROTOCOL, path)
 
 
 def test_unknown_category_and_ocr_are_refused(files):
     path, _ = files
     path.write_text(path.read_text().replace("popular", "rare"))
-    with pytest.raises(RecapError, match="question 4: category 'rare'"):
+    with pytest.raises(RecapError, match=r"line 4 \(question 3\): category 'rare'"):
         POPE.load(path, PROTOCOL)
     with pytest.raises(RecapError, match="no OCR tokens"):
         POPE.load(path, PROTOCOL.model_copy(update={"ocr": True}))

@@ -87,7 +87,7 @@ class MMBench(Benchmark):
         except ValueError as error:
             raise RecapError(f"{annotations}: {error}") from error
         rows = [
-            _score_row(base, table[base], judge(group, keys, given))
+            _score_row(base, table[base], judge(group, keys, given), picture_key(base, table))
             for base, group in groups.items()
         ]
         return Scores(rows, _facts(rows))
@@ -124,10 +124,12 @@ def _by_index(
     return given
 
 
-def _score_row(base: int, row: Mapping[str, str], judged: dict[str, Any]) -> dict[str, Any]:
+def _score_row(
+    base: int, row: Mapping[str, str], judged: dict[str, Any], picture: str
+) -> dict[str, Any]:
     return {
         "question_id": base,
-        "image_id": picture_key(row) or str(base),
+        "image_id": picture,
         "question": row.get("question") or str(base),
         "prediction": " | ".join(judged["answers"]),
         "normalized": "".join(judged["letters"]),
