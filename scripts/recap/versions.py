@@ -27,6 +27,7 @@ STAGE_VERSIONS: dict[str, int] = {
     "majority": 2,
     "score": 3,
     "submit": 1,
-    "compare": 2,
-    "report": 3,
+    "positive_control": 1,
+    "compare": 3,
+    "report": 4,
 }

@@ -33,11 +33,20 @@ def check_experiment(experiment: "Experiment") -> None:
     _check_sources(experiment)
     _check_training(experiment)
     _check_evaluation(experiment)
+    _check_positive_controls(experiment)
 
 
 def _check_names(experiment: "Experiment") -> None:
     config = experiment.config
-    for key in ("arms", "funnel_arms", "seeds", "benchmarks", "controls", "submissions"):
+    for key in (
+        "arms",
+        "funnel_arms",
+        "seeds",
+        "benchmarks",
+        "controls",
+        "submissions",
+        "positive_controls",
+    ):
         values = getattr(config, key)
         if len(values) != len(set(values)):
             fail(key, f"lists a value twice: {values}")
@@ -188,3 +197,13 @@ def _check_protocol(experiment: "Experiment", name: str) -> None:
         BenchmarkProtocol(kind=row.kind, ocr=row.ocr, max_new_tokens=row.max_new_tokens)
     except ValidationError as error:
         fail(f"{experiment.config.sheets.benchmarks}: {name}", explain(error))
+
+
+def _check_positive_controls(experiment: "Experiment") -> None:
+    for name, row in experiment.positive_controls.items():
+        where = f"{experiment.config.sheets.positive_controls}: {name}"
+        model = experiment.models.get(row.model)
+        if model is None or model.role != "checkpoint":
+            fail(where, f"model `{row.model}` is no model of role `checkpoint`")
+        if row.benchmark not in experiment.config.benchmarks:
+            fail(where, f"`{row.benchmark}` is not among `benchmarks`; add it there")

@@ -43,6 +43,9 @@ class SheetPaths(Settings):
     finetune_presets: str = Field(
         "config/finetune_presets.tsv", description="named settings of stage 2"
     )
+    positive_controls: str = Field(
+        "config/positive_controls.tsv", description="released models with published scores"
+    )
 
 
 class ComputeSettings(Settings):
@@ -199,6 +202,15 @@ class BenchmarkRow(Settings):
     licence: str = Field("", description="terms of use, for the record")
 
 
+class PositiveControlRow(Settings):
+    """A score that somebody published of a released model: ours must agree with it."""
+
+    model: str = Field(description="row of the models sheet, with the role `checkpoint`")
+    benchmark: str = Field(description="row of the benchmarks sheet")
+    published: float = Field(ge=0, le=100, description="published score in points")
+    citation: str = Field(description="who published it, under which protocol")
+
+
 class ArmRow(Settings):
     """How one arm makes its training set; empty cells take the experiment's value.
 
@@ -257,6 +269,11 @@ class ExperimentConfig(Settings):
     controls: list[Literal["blank_image", "shuffled_images", "text_only_majority"]] = Field(
         default=["blank_image"],
         description="conditions that every run is compared with, on every benchmark",
+    )
+    positive_controls: list[str] = Field(
+        default=[],
+        description="rows of the positive controls sheet: where the model's weights are here, our "
+        "score must agree with the published one before anything is compared",
     )
     submissions: list[str] = Field(
         default=[],
