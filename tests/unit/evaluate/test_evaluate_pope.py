@@ -76,6 +76,16 @@ def test_labels_follow_the_question_order_of_their_category(files):
     assert scores.rows[0]["question"] == "Is there a 0?"
 
 
+def test_answers_that_are_neither_yes_nor_no_are_counted(files):
+    path, folder = files
+    for texts, count in (
+        (["No", "Yes.", "yes, it is", "not"], 0),
+        (["blue", "", "Yes", "yesterday"], 3),
+    ):
+        scores = POPE.score(answers_to(path, texts), folder, PROTOCOL, path)
+        assert scores.facts["neither_yes_nor_no"] == count
+
+
 def test_mismatches_are_errors(files):
     path, folder = files
     answers = answers_to(path, ["No", "Yes", "Yes", "Yes"])

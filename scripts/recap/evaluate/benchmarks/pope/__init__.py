@@ -5,6 +5,7 @@ folder of ``coco_pope_<category>.json``, one ``{"label": "yes" | "no"}`` a line
 in the order of that category's questions.
 """
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -146,7 +147,16 @@ def _facts(rows: list[dict[str, Any]]) -> dict[str, Any]:
         if any(row["question_type"] == name for row in rows)
     }
     scores = [figures["f1"] or 0.0 for figures in by_category.values()]
-    return {"by_category": by_category, "mean_f1": round(sum(scores) / len(scores), 2)}
+    return {
+        "by_category": by_category,
+        "mean_f1": round(sum(scores) / len(scores), 2),
+        # They count as yes: many of them mean that the model did not answer the question.
+        "neither_yes_nor_no": sum(not _says_yes_or_no(row["prediction"]) for row in rows),
+    }
+
+
+def _says_yes_or_no(text: str) -> bool:
+    return read_yes_no(text) == "no" or "yes" in re.findall(r"\w+", text.lower())
 
 
 BENCHMARK = Pope()
