@@ -17,6 +17,7 @@ include: "rules/held_out.smk"
 include: "rules/train.smk"
 include: "rules/merge.smk"
 include: "rules/evaluate.smk"
+include: "rules/positive_control.smk"
 include: "rules/compare.smk"
 
 

@@ -138,7 +138,7 @@ class Bench:
         """Run jobs side by side to their end, or to their SIGTERM."""
         for job in jobs:
             self.start(job)
-        for job in jobs:
+        for job in sorted(jobs, key=lambda job: not job.kill_after):
             process: Any = job.process
             if job.kill_after:
                 while process.poll() is None and self.made(job) < job.kill_after:
@@ -239,16 +239,14 @@ def compare(bench: Bench, one: str, two: str) -> dict[str, Any]:
     losses = [
         abs(x["loss"] - y["loss"]) / x["loss"] for x, y in zip(a["rows"], b["rows"], strict=True)
     ]
-    moved = [
-        float((b["tensors"][name] - tensor).norm() / tensor.norm().clamp(min=1e-12))
-        for name, tensor in a["tensors"].items()
-    ]
+    apart = torch.cat([(b["tensors"][k] - v).flatten() for k, v in a["tensors"].items()])
+    whole = torch.cat([tensor.flatten() for tensor in a["tensors"].values()])
     return {
         "runs": [one, two],
         "same order": orders[0] == orders[1],
         "largest relative difference of a loss": max(losses),
         "of the last loss": losses[-1],
-        "largest relative distance of a tensor": max(moved),
+        "relative distance of the trained weights": float(apart.norm() / whole.norm()),
         "losses": [[round(row["loss"], 4) for row in run["rows"]] for run in (a, b)],
     }
 

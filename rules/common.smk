@@ -5,6 +5,7 @@ from scripts.recap.config.comparison import ComparisonWiring
 from scripts.recap.config.fetching import FetchWiring
 from scripts.recap.config.steps import StepWiring
 from scripts.recap.config.held_out import HeldOutWiring
+from scripts.recap.config.positive import PositiveControlWiring
 from scripts.recap.config.wiring import NO_RECIPE, Wiring, as_json
 from scripts.recap.curate.recipe import measurements
 from scripts.recap.errors import RecapError
@@ -33,6 +34,7 @@ STEPS = parse_or_stop(StepWiring, WIRING)
 FETCHING = FetchWiring(WIRING)
 COMPARISON = ComparisonWiring(WIRING)
 HELD_OUT = HeldOutWiring(WIRING)
+POSITIVE = PositiveControlWiring(WIRING)
 ARMS = SETTINGS.arms + SETTINGS.funnel_arms
 
 
@@ -40,7 +42,9 @@ wildcard_constraints:
     experiment=SETTINGS.experiment,
     arm="|".join(ARMS),
     seed="|".join(map(str, SETTINGS.seeds)),
-    benchmark="|".join(SETTINGS.benchmarks),
+    benchmark="|".join(EXPERIMENT.benchmarks),
+    format="json|jsonl|xlsx",
+    released=POSITIVE.models(),
     corpus="|".join(EXPERIMENT.corpora),
     captioner="|".join(m for m, r in EXPERIMENT.models.items() if r.role == "captioner"),
     world="|".join(SETTINGS.worlds) or NO_RECIPE,
@@ -66,6 +70,7 @@ def final_outputs():
             for arm in WIRING.curated_arms()
             for kind in ("json", "parquet", "svg")
         ],
+        *WIRING.submissions(),
     ]
 
 

@@ -120,6 +120,35 @@ rule score_answers:
         """
 
 
+rule write_submission:
+    """Write a run's answers in the form that a benchmark's server reads."""
+    input:
+        answers="results/{experiment}/eval/{arm}/seed{seed}/{benchmark}/merge.jsonl",
+        annotations=lambda wildcards: WIRING.annotations(wildcards.benchmark),
+    output:
+        submission="results/{experiment}/eval/{arm}/seed{seed}/{benchmark}/submission.{format}",
+    log:
+        "logs/{experiment}/write_submission/{arm}.seed{seed}.{benchmark}.{format}.log",
+    conda:
+        "../envs/analysis.yaml"
+    threads: 1
+    resources:
+        mem_mb=megabytes(COMPUTE.cpu_mem_mb),
+        runtime=minutes(COMPUTE.runtime_minutes),
+    params:
+        protocol=lambda wildcards: WIRING.protocol(wildcards.benchmark),
+        stage_version=STAGE_VERSIONS["submit"],
+    shell:
+        """
+        python scripts/write_submission.py \
+            --protocol {params.protocol:q} \
+            --answers {input.answers:q} \
+            --annotations {input.annotations:q} \
+            --out {output.submission:q} \
+            2>{log:q}
+        """
+
+
 rule answer_by_majority:
     """Answer without a model: the most frequent answer of the instruction data."""
     input:
@@ -137,7 +166,7 @@ rule answer_by_majority:
         runtime=minutes(COMPUTE.runtime_minutes),
     params:
         protocol=lambda wildcards: WIRING.protocol(wildcards.benchmark),
-        stage_version=STAGE_VERSIONS["predict"],
+        stage_version=STAGE_VERSIONS["majority"],
     shell:
         """
         python scripts/answer_by_majority.py \

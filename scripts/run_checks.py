@@ -20,7 +20,7 @@ STATIC: tuple[Command, ...] = (
     ("mypy",),
     ("snakemake", "--lint", "--quiet", "all"),
 )
-PYTEST = ("python", "-m", "pytest", "-m", "not slow")
+PYTEST = ("python", "-m", "pytest", "-m", "not slow and not oracle")
 _MODELS = ("tests/unit/mgm", "tests/unit/train")
 # Run side by side; the first one's output is shown as it comes.
 SUITES: tuple[Command, ...] = (

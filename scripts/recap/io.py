@@ -173,6 +173,12 @@ def iter_jsonl(path: str | Path) -> Iterator[dict[str, Any]]:
     Raises:
         RecapError: at the first line that is not a JSON object, with its number.
     """
+    for _, row in numbered_jsonl(path):
+        yield row
+
+
+def numbered_jsonl(path: str | Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield (line number from 1, object) of a JSONL file; see :func:`iter_jsonl`."""
     if not Path(path).is_file():
         raise RecapError(f"{path} does not exist")
     with Path(path).open(encoding="utf-8") as stream:
@@ -185,7 +191,7 @@ def iter_jsonl(path: str | Path) -> Iterator[dict[str, Any]]:
                 raise RecapError(f"{path}, line {number}: not valid JSON ({error})") from error
             if not isinstance(row, dict):
                 raise RecapError(f"{path}, line {number}: expected an object")
-            yield row
+            yield number, row
 
 
 def read_jsonl(path: str | Path) -> list[dict[str, Any]]:

@@ -24,7 +24,10 @@ STAGE_VERSIONS: dict[str, int] = {
     "merge": 4,
     "convert": 1,
     "predict": 1,
-    "score": 2,
-    "compare": 2,
-    "report": 3,
+    "majority": 2,
+    "score": 3,
+    "submit": 1,
+    "positive_control": 1,
+    "compare": 3,
+    "report": 4,
 }

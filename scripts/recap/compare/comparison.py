@@ -12,6 +12,7 @@ from .contrast import contrast_arms, summarize_arm
 from .controls import control_rows, control_warning
 from .inputs import ArmInputs, ComparisonInputs
 from .matching import check_contract
+from .positive import positive_rows, positive_warning
 from .scores import BenchmarkScores, load_scores
 from .significance import holm
 from .verdicts import decide, headline, scope_sentence, sentence, warning_text
@@ -74,6 +75,7 @@ def assemble(
     """Build the document from aligned scores; see :func:`compare`."""
     comparisons = _comparisons(inputs, settings, scores)
     benchmarks = [_benchmark(inputs, settings, table, comparisons) for table in scores.values()]
+    positive = positive_rows(inputs)
     document: Row = {
         "schema_version": SCHEMA_VERSION,
         "experiment": inputs.experiment,
@@ -88,8 +90,9 @@ def assemble(
         "simulated": False,
         "headline": "",
         "scope": scope_sentence(len(inputs.seeds)),
-        "warning": _warning(inputs, benchmarks),
+        "warning": _warning(inputs, benchmarks, positive),
         "contract": {"ok": all(row["ok"] for row in contract), "rows": contract},
+        "positive_controls": positive,
         "benchmarks": benchmarks,
         "comparisons": comparisons,
         "provenance": {"score_files": _score_hashes(inputs)},
@@ -106,10 +109,11 @@ def _arm(arm: ArmInputs) -> Row:
     return {**arm.model_dump(include=names), "caption_choice": caption_choice(arm.decisions)}
 
 
-def _warning(inputs: ComparisonInputs, benchmarks: list[Row]) -> str:
+def _warning(inputs: ComparisonInputs, benchmarks: list[Row], positive: list[Row]) -> str:
     parts = (
         warning_text(inputs.stand_ins, inputs.notes, benchmarks),
         control_warning(benchmarks),
+        positive_warning(positive),
     )
     return " ".join(part for part in parts if part)
 

@@ -87,6 +87,20 @@ class ControlInputs(_Part):
     scores: Path = Field(description="scores.jsonl of the control's answers")
 
 
+class PositiveControlInputs(_Part):
+    """A released model whose published score the evaluation must reproduce."""
+
+    name: str
+    model: str
+    benchmark: str
+    published: float = Field(description="published score in points")
+    citation: str = Field(description="who published it, under which protocol")
+    missing: str = Field(default="", description="where its weights were looked for in vain")
+    report: Path | None = Field(
+        default=None, description="agreement.json; none where the weights are missing"
+    )
+
+
 class BenchmarkInputs(_Part):
     """A benchmark and its protocol, as it is printed beside every number."""
 
@@ -130,6 +144,7 @@ class ComparisonInputs(_Part):
     controls: list[ControlInputs] = Field(
         default=[], description="the same questions with pictures that cannot help, or none"
     )
+    positive_controls: list[PositiveControlInputs] = []
     perf: list[PerfInputs] = []
     brought_in: list[FileInputs] = Field(
         default=[], description="models and data from outside, with what verified them"

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 from pydantic import ValidationError
 
 from ..curate.recipe import resolve_recipe
+from ..evaluate.benchmarks import get_benchmark
 from ..evaluate.protocol import BenchmarkProtocol
 from ..mgm.templates import TEMPLATES
 from ..settings import explain
@@ -32,11 +33,20 @@ def check_experiment(experiment: "Experiment") -> None:
     _check_sources(experiment)
     _check_training(experiment)
     _check_evaluation(experiment)
+    _check_positive_controls(experiment)
 
 
 def _check_names(experiment: "Experiment") -> None:
     config = experiment.config
-    for key in ("arms", "funnel_arms", "seeds", "benchmarks", "controls"):
+    for key in (
+        "arms",
+        "funnel_arms",
+        "seeds",
+        "benchmarks",
+        "controls",
+        "submissions",
+        "positive_controls",
+    ):
         values = getattr(config, key)
         if len(values) != len(set(values)):
             fail(key, f"lists a value twice: {values}")
@@ -170,6 +180,16 @@ def _check_evaluation(experiment: "Experiment") -> None:
                 f"{experiment.config.evaluation_shards} shards for the {row.count} questions of "
                 f"{name}: some would be empty; choose fewer",
             )
+    for name in experiment.config.benchmarks:
+        if not experiment.benchmarks[name].scored:
+            fail(
+                "benchmarks",
+                f"`{name}` is scored by a server alone; list it under `submissions` instead",
+            )
+    for name in experiment.config.submissions:
+        kind = experiment.benchmarks[name].kind
+        if not get_benchmark(kind).submission_format:
+            fail("submissions", f"`{name}` is of kind {kind}, which is scored here; remove it")
 
 
 def _check_protocol(experiment: "Experiment", name: str) -> None:
@@ -178,3 +198,13 @@ def _check_protocol(experiment: "Experiment", name: str) -> None:
         BenchmarkProtocol(kind=row.kind, ocr=row.ocr, max_new_tokens=row.max_new_tokens)
     except ValidationError as error:
         fail(f"{experiment.config.sheets.benchmarks}: {name}", explain(error))
+
+
+def _check_positive_controls(experiment: "Experiment") -> None:
+    for name, row in experiment.positive_controls.items():
+        where = f"{experiment.config.sheets.positive_controls}: {name}"
+        model = experiment.models.get(row.model)
+        if model is None or model.role != "checkpoint":
+            fail(where, f"model `{row.model}` is no model of role `checkpoint`")
+        if row.benchmark not in experiment.config.benchmarks:
+            fail(where, f"`{row.benchmark}` is not among `benchmarks`; add it there")

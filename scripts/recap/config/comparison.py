@@ -4,6 +4,7 @@ from typing import Any
 
 from ..evaluate.protocol import MAJORITY
 from .fetching import FetchWiring
+from .positive import PositiveControlWiring
 from .wiring import Wiring
 
 _SHOWN = (
@@ -25,6 +26,7 @@ class ComparisonWiring:
         self._wiring = wiring
         self._config = wiring.config
         self._fetching = FetchWiring(wiring)
+        self._positive = PositiveControlWiring(wiring)
         self._base = f"results/{wiring.config.experiment}"
 
     def document(self) -> dict[str, Any]:
@@ -49,6 +51,7 @@ class ComparisonWiring:
                 for seed in config.seeds
             ],
             "controls": self._controls(),
+            "positive_controls": self._positive.entries(),
             "perf": self._perf_entries(),
             "brought_in": self._fetching.brought_in(),
             "settings": {key: getattr(config, key).model_dump(mode="json") for key in _SHOWN},
@@ -68,6 +71,7 @@ class ComparisonWiring:
             files += [run["check"], run["merge"], run["parity"]]
         for answers in document["evaluations"] + document["controls"]:
             files += [answers["score"], answers["scores"]]
+        files += [entry["report"] for entry in document["positive_controls"] if entry["report"]]
         return list(dict.fromkeys(files))
 
     def quality(self) -> list[str]:

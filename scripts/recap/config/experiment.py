@@ -21,6 +21,7 @@ from .schema import (
     FinetunePresetRow,
     InstructionsRow,
     ModelRow,
+    PositiveControlRow,
 )
 from .sheets import read_sheet
 
@@ -45,6 +46,7 @@ class Experiment:
     base_model: BaseModelRow
     benchmarks: dict[str, BenchmarkRow]
     downloads: dict[str, DownloadRow]
+    positive_controls: dict[str, PositiveControlRow]
 
     def shard_count(self, corpus: str) -> int:
         """Return the number of curation shards of a corpus, from its declared records."""
@@ -134,6 +136,11 @@ def load_experiment(raw: dict[str, Any]) -> Experiment:
     instructions = read_sheet(config.sheets.instructions, "instructions", InstructionsRow)
     benchmarks = read_sheet(config.sheets.benchmarks, "benchmark", BenchmarkRow)
     downloads = read_sheet(config.sheets.downloads, "download", DownloadRow)
+    published = (
+        read_sheet(config.sheets.positive_controls, "positive_control", PositiveControlRow)
+        if config.positive_controls
+        else {}
+    )
     corpora = read_sheet(config.sheets.corpora, "corpus", CorpusRow) | config.corpora
     used_arms = config.arms + config.funnel_arms
     rows = {a: _pick(arms, a, "arms", config.sheets.arms) for a in used_arms}
@@ -149,9 +156,13 @@ def load_experiment(raw: dict[str, Any]) -> Experiment:
         base_model=_pick(base_models, config.base_model, "base_model", config.sheets.base_models),
         benchmarks={
             b: _pick(benchmarks, b, "benchmarks", config.sheets.benchmarks)
-            for b in config.benchmarks
+            for b in dict.fromkeys(config.benchmarks + config.submissions)
         },
         downloads=downloads,
+        positive_controls={
+            name: _pick(published, name, "positive_controls", config.sheets.positive_controls)
+            for name in config.positive_controls
+        },
     )
     check_experiment(experiment)
     return experiment

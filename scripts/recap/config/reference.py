@@ -19,6 +19,7 @@ from .schema import (
     FinetunePresetRow,
     InstructionsRow,
     ModelRow,
+    PositiveControlRow,
 )
 
 _SHEETS: dict[str, type[Settings]] = {
@@ -30,6 +31,7 @@ _SHEETS: dict[str, type[Settings]] = {
     "benchmarks.tsv": BenchmarkRow,
     "downloads.tsv": DownloadRow,
     "finetune_presets.tsv": FinetunePresetRow,
+    "positive_controls.tsv": PositiveControlRow,
 }
 
 _HEAD = """\

@@ -43,6 +43,9 @@ class SheetPaths(Settings):
     finetune_presets: str = Field(
         "config/finetune_presets.tsv", description="named settings of stage 2"
     )
+    positive_controls: str = Field(
+        "config/positive_controls.tsv", description="released models with published scores"
+    )
 
 
 class ComputeSettings(Settings):
@@ -184,7 +187,8 @@ class BenchmarkRow(Settings):
     root: str = Field(description="folder of the files below, or a world's name")
     questions: str = Field(description="question file, one JSON object a line")
     annotations: str = Field(
-        description="reference answers; several files of one folder are parted by commas"
+        description="reference answers; several files of one folder are parted by commas; where "
+        "`scored` is false, the questions that an upload must hold"
     )
     images: str = Field(description="image folder inside `root`")
     count: int = Field(
@@ -192,7 +196,19 @@ class BenchmarkRow(Settings):
     )
     ocr: bool = Field(description="whether the prompt lists OCR tokens")
     max_new_tokens: int = Field(ge=1, description="longest answer in tokens")
+    scored: bool = Field(
+        True, description="whether the answers are public; false: only a server scores the row"
+    )
     licence: str = Field("", description="terms of use, for the record")
+
+
+class PositiveControlRow(Settings):
+    """A score that somebody published of a released model: ours must agree with it."""
+
+    model: str = Field(description="row of the models sheet, with the role `checkpoint`")
+    benchmark: str = Field(description="row of the benchmarks sheet")
+    published: float = Field(ge=0, le=100, description="published score in points")
+    citation: str = Field(description="who published it, under which protocol")
 
 
 class ArmRow(Settings):
@@ -253,6 +269,16 @@ class ExperimentConfig(Settings):
     controls: list[Literal["blank_image", "shuffled_images", "text_only_majority"]] = Field(
         default=["blank_image"],
         description="conditions that every run is compared with, on every benchmark",
+    )
+    positive_controls: list[str] = Field(
+        default=[],
+        description="rows of the positive controls sheet: where the model's weights are here, our "
+        "score must agree with the published one before anything is compared",
+    )
+    submissions: list[str] = Field(
+        default=[],
+        description="rows of the benchmarks sheet whose answers are written in the form that the "
+        "benchmark's server or official script reads",
     )
     evaluation_shards: int = Field(1, ge=1, description="parallel answer files a benchmark")
     data_root: str = Field("data", description="folder of corpora that cannot be downloaded")

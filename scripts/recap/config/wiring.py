@@ -12,6 +12,7 @@ from typing import Any
 
 from ..curate.model_operators import is_batched
 from ..curate.recipe import Operator, Recipe, name_of, resolve_recipe
+from ..evaluate.benchmarks import get_benchmark
 from ..fetch.files import model_files
 from ..settings import Settings
 from ..shards import shard_names
@@ -350,6 +351,17 @@ class Wiring:
         """Return a benchmark's protocol as JSON."""
         row = self.experiment.benchmarks[benchmark]
         return as_json({"kind": row.kind, "ocr": row.ocr, "max_new_tokens": row.max_new_tokens})
+
+    def submissions(self) -> list[str]:
+        """Return the files to submit, of every run."""
+        rows, names = self.experiment.benchmarks, self.config.submissions
+        suffixes = {name: get_benchmark(rows[name].kind).submission_format for name in names}
+        return [
+            f"{self.evaluation(arm, seed, name)}/submission.{suffixes[name]}"
+            for name in names
+            for arm in self.config.arms
+            for seed in self.config.seeds
+        ]
 
     def evaluation(self, arm: str, seed: str | int, benchmark: str, control: str = "") -> str:
         """Return the folder of a run's answers; ``control`` is empty or ``.<condition>``."""

@@ -27,8 +27,10 @@ def answer_by_majority(
 
     Among the turns with the same instruction line (the last line of the prompt)
     and the same question type; where there are none, with the same instruction
-    line; else among all turns. Ties go to the first in alphabetical order. No
-    model is run, and the answers say so in their ``model_id``.
+    line; else among all turns. Where only some answers can be right (yes or no,
+    the letters of the options), only those are counted: a guess that no scorer
+    accepts would be a control that is too easy to beat. Ties go to the first in
+    alphabetical order. No model is run, and the answers say so in ``model_id``.
 
     Args:
         questions: the whole question file.
@@ -51,15 +53,35 @@ def answer_by_majority(
     write_jsonl(
         out,
         (
-            benchmark.answer_row(question, _most_frequent(question, counts), MODEL_ID, metadata)
-            for question in asked
+            benchmark.answer_row(question, text, MODEL_ID, metadata)
+            for question, text in (
+                (q, _most_frequent(q, counts, benchmark.admitted_answers(q))) for q in asked
+            )
         ),
     )
 
 
-def _most_frequent(question: Question, counts: dict[_Kind, Counter[str]]) -> str:
-    known = next(kind for kind in _kinds(question.model_text) if kind in counts)
-    return min(counts[known].items(), key=lambda item: (-item[1], item[0]))[0]
+def _most_frequent(
+    question: Question, counts: dict[_Kind, Counter[str]], admitted: tuple[str, ...]
+) -> str:
+    for kind in _kinds(question.model_text):
+        known = _admitted(counts.get(kind, Counter()), admitted)
+        if known:
+            return min(known.items(), key=lambda item: (-item[1], item[0]))[0]
+    return admitted[0]
+
+
+def _admitted(counts: Counter[str], admitted: tuple[str, ...]) -> Counter[str]:
+    """Return the counts of answers that can be right; of all, if any can."""
+    if not admitted:
+        return counts
+    spelling = {answer.lower(): answer for answer in admitted}
+    found: Counter[str] = Counter()
+    for answer, count in counts.items():
+        known = spelling.get(answer.rstrip(".").lower())
+        if known is not None:
+            found[known] += count
+    return found
 
 
 def _kinds(prompt: str) -> tuple[_Kind, _Kind, _Kind]:

@@ -90,10 +90,14 @@ def _against_real(
 
 
 def _hash_path(path: Path) -> str:
-    """Return the SHA-256 of a file, or of the names and hashes of a folder's files."""
+    """Return the SHA-256 of a file, or of the names and hashes of a folder's files.
+
+    Manifests of how the files came here are left out: they say when.
+    """
     if path.is_dir():
         files = sorted(item for item in path.iterdir() if item.is_file())
-        return digest_json({item.name: sha256_file(item) for item in files})
+        found = {item.name: sha256_file(item) for item in files}
+        return digest_json({n: h for n, h in found.items() if not n.endswith(".manifest.json")})
     return sha256_file(path)
 
 

@@ -81,7 +81,8 @@ def test_the_rows_that_the_pipeline_needs_are_there():
     assert len(roles["captioner"]) == 5
     for role in ("clip", "convnext", "watermark", "similarity", "aesthetics", "checkpoint"):
         assert roles[role], role
-    assert {row.folder for row in DOWNLOADS.values()} == {"textvqa", "mmbench", "pope"}
+    benchmarks = {"textvqa", "mmbench", "pope", "gqa", "vqav2", "mme", "seedbench"}
+    assert {row.folder for row in DOWNLOADS.values()} == benchmarks
     assert all(row.licence for row in DOWNLOADS.values())
 
 

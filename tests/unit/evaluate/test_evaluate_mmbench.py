@@ -157,14 +157,34 @@ def test_prompt_options_and_image(tmp_path):
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        ([table_row(1), table_row(1)], "record 2: index 1 is there twice"),
-        ([table_row(1) | {"index": "x"}], "index 'x' is not a number"),
-        ([table_row(1, image="!" * 99)], "record 1: the image is not base64"),
+        ([table_row(1), table_row(1)], r"line 3 \(index 1\): the index is there twice"),
+        ([table_row(1) | {"index": "x"}], r"line 2 \(index x\): the index is not a number"),
+        (
+            [table_row(1, hint="two\nlines"), table_row(2, image="!" * 99)],
+            r"line 4 \(index 2\): the image is not base64",
+        ),
     ],
 )
 def test_malformed_tables_are_named(tmp_path, rows, message):
     with pytest.raises(RecapError, match=message):
         MMBENCH.load(write_table(tmp_path / "t.tsv", rows), PROTOCOL)
+
+
+def test_a_ragged_record_is_named(tmp_path):
+    path = write_table(tmp_path / "t.tsv", [table_row(1), table_row(2)])
+    path.write_text(path.read_text().rstrip("\n") + "\tone more\n")
+    with pytest.raises(RecapError, match=r"line 3 \(index 2\): more cells than columns"):
+        MMBENCH.load(path, PROTOCOL)
+
+
+def test_questions_with_one_picture_are_one_cluster(tmp_path):
+    rows = [table_row(1), table_row(2, image=picture(1)), table_row(3, image="1"), table_row(4)]
+    table = write_table(tmp_path / "t.tsv", rows)
+    images = [
+        row["image_id"]
+        for row in MMBENCH.score(answers_to(table, lambda _: "A"), table, PROTOCOL).rows
+    ]
+    assert images[0] == images[1] == images[2] != images[3]
 
 
 def test_score_refuses_missing_foreign_and_double_rows(tmp_path):

@@ -76,6 +76,16 @@ def test_labels_follow_the_question_order_of_their_category(files):
     assert scores.rows[0]["question"] == "Is there a 0?"
 
 
+def test_answers_that_are_neither_yes_nor_no_are_counted(files):
+    path, folder = files
+    for texts, count in (
+        (["No", "Yes.", "yes, it is", "not"], 0),
+        (["blue", "", "Yes", "yesterday"], 3),
+    ):
+        scores = POPE.score(answers_to(path, texts), folder, PROTOCOL, path)
+        assert scores.facts["neither_yes_nor_no"] == count
+
+
 def test_mismatches_are_errors(files):
     path, folder = files
     answers = answers_to(path, ["No", "Yes", "Yes", "Yes"])
@@ -92,14 +102,14 @@ def test_mismatches_are_errors(files):
     with pytest.raises(RecapError, match="question 2: no label left"):
         POPE.score(answers, folder, PROTOCOL, path)
     labels.write_text(full.replace("yes", "maybe"))
-    with pytest.raises(RecapError, match="must be yes or no, not maybe"):
+    with pytest.raises(RecapError, match="line 1: the label must be yes or no, not 'maybe'"):
         POPE.score(answers, folder, PROTOCOL, path)
 
 
 def test_unknown_category_and_ocr_are_refused(files):
     path, _ = files
     path.write_text(path.read_text().replace("popular", "rare"))
-    with pytest.raises(RecapError, match="question 4: category 'rare'"):
+    with pytest.raises(RecapError, match=r"line 4 \(question 3\): category 'rare'"):
         POPE.load(path, PROTOCOL)
     with pytest.raises(RecapError, match="no OCR tokens"):
         POPE.load(path, PROTOCOL.model_copy(update={"ocr": True}))

@@ -128,7 +128,7 @@ def test_load_finds_images(tmp_path):
     ("rows", "message"),
     [
         ([], "holds no question"),
-        ([{"text": OCR}], r"question 1 \(no question_id\): needs question_id"),
+        ([{"text": OCR}], r"line 1 \(question no question_id\): needs question_id"),
         ([{"question_id": "i1", "text": OCR}] * 2, "line 2: question i1 .* already on line 1"),
         ([{"question_id": "i1", "text": "What?\n" + INSTRUCTION}], "no OCR line"),
         ([{"question_id": "i1", "text": "What?"}], "1 lines; expected two"),

@@ -73,6 +73,8 @@ class Benchmark(ABC):
     metric: ClassVar[str]
     closed_answers: ClassVar[bool] = False
     """Whether a handful of distinct answers is all a good model can give."""
+    submission_format: ClassVar[str] = ""
+    """Suffix of the file that this benchmark's server or official script reads, if any."""
 
     @abstractmethod
     def load(self, path: Path, protocol: BenchmarkProtocol) -> QuestionSet:
@@ -95,6 +97,24 @@ class Benchmark(ABC):
             questions: the question file, for benchmarks whose references do not
                 name the question.
         """
+
+    def admitted_answers(self, question: Question) -> tuple[str, ...]:
+        """Return the answers that can be right, for a guess without a model; empty for any."""
+        return ()
+
+    def write_submission(self, answers: Sequence[Answer], annotations: Path, out: Path) -> None:
+        """Write the file that the benchmark's server or official script reads.
+
+        Args:
+            answers: merged answers.
+            annotations: the file that says which questions an upload holds.
+            out: the file to write, in ``submission_format``.
+
+        Raises:
+            RecapError: if this benchmark has no such file, or an answer is
+                foreign, there twice, or missing where none may be.
+        """
+        raise RecapError(f"{type(self).__name__} is scored here; it has no file to submit")
 
     def answer_row(
         self, question: Question, text: str, model_id: str, metadata: Mapping[str, Any]

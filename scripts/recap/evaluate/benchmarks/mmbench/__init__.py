@@ -13,7 +13,8 @@ from ...answers import Answer, answer_id
 from ...protocol import BenchmarkProtocol
 from ..base import Benchmark, Question, QuestionSet, Scores, breakdown, check_questions
 from .circular import group_rotations, judge
-from .table import LETTERS, ImageCells, is_empty, options_of, read_rows
+from .submission import SUBMITTED, write_table
+from .table import LETTERS, ImageCells, is_empty, options_of, picture_key, read_rows
 
 INSTRUCTION = "Answer with the option's letter from the given choices directly."
 _FIGURES = ("circular", "vanilla", "circular_robust", "vanilla_robust")
@@ -24,6 +25,7 @@ class MMBench(Benchmark):
 
     metric = "circular_accuracy"
     closed_answers = True
+    submission_format = "xlsx"
 
     def load(self, path: Path, protocol: BenchmarkProtocol) -> QuestionSet:
         """Read the question TSV; see the base class.
@@ -55,6 +57,16 @@ class MMBench(Benchmark):
             "metadata": dict(metadata),
         }
 
+    def admitted_answers(self, question: Question) -> tuple[str, ...]:
+        """Return the letters of the question's options."""
+        return tuple(question.extra["option_char"])
+
+    def write_submission(self, answers: Sequence[Answer], annotations: Path, out: Path) -> None:
+        """Write the table for MMBench's server; see :func:`~.submission.write_table`."""
+        rows = read_rows(annotations, SUBMITTED)
+        given = _by_index(answers, {int(row["index"]): row for _, row in rows}, annotations)
+        write_table([row for _, row in rows], given, out)
+
     def score(
         self,
         answers: Sequence[Answer],
@@ -75,7 +87,7 @@ class MMBench(Benchmark):
         except ValueError as error:
             raise RecapError(f"{annotations}: {error}") from error
         rows = [
-            _score_row(base, table[base], judge(group, keys, given))
+            _score_row(base, table[base], judge(group, keys, given), picture_key(base, table))
             for base, group in groups.items()
         ]
         return Scores(rows, _facts(rows))
@@ -112,10 +124,12 @@ def _by_index(
     return given
 
 
-def _score_row(base: int, row: Mapping[str, str], judged: dict[str, Any]) -> dict[str, Any]:
+def _score_row(
+    base: int, row: Mapping[str, str], judged: dict[str, Any], picture: str
+) -> dict[str, Any]:
     return {
         "question_id": base,
-        "image_id": str(base),
+        "image_id": picture,
         "question": row.get("question") or str(base),
         "prediction": " | ".join(judged["answers"]),
         "normalized": "".join(judged["letters"]),

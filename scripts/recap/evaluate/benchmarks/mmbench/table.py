@@ -19,7 +19,9 @@ _LONGEST_REFERENCE = 64
 
 
 def read_rows(path: Path, required: tuple[str, ...]) -> list[tuple[int, dict[str, str]]]:
-    """Return (record number, cells by column) of a table, cells as they are written.
+    """Return (line, cells by column) of a table, cells as they are written.
+
+    A record whose cells hold line breaks goes by its last line.
 
     No cell becomes a missing value on its own: an option whose text is ``NA``
     stays one.
@@ -30,20 +32,31 @@ def read_rows(path: Path, required: tuple[str, ...]) -> list[tuple[int, dict[str
     """
     rows = []
     seen: set[int] = set()
-    for number, row in enumerate(_records(path), start=1):
+    for number, row in _records(path):
+        where = f"{path}, line {number} (index {row.get('index', 'missing')})"
         missing = [name for name in required if row.get(name) is None]
         if missing:
-            raise RecapError(f"{path}, record {number}: lacks {', '.join(missing)}")
+            raise RecapError(f"{where}: lacks {', '.join(missing)}")
+        if None in row:
+            raise RecapError(f"{where}: more cells than columns; is a cell's quote missing?")
         if not row["index"].isdecimal():
-            raise RecapError(f"{path}, record {number}: index {row['index']!r} is not a number")
+            raise RecapError(f"{where}: the index is not a number")
         if int(row["index"]) in seen:
-            raise RecapError(f"{path}, record {number}: index {row['index']} is there twice")
+            raise RecapError(f"{where}: the index is there twice")
         seen.add(int(row["index"]))
         rows.append((number, row))
     return rows
 
 
-def _records(path: Path) -> Iterator[dict[str, str]]:
+def picture_key(index: int, rows: Mapping[int, Mapping[str, str]]) -> str:
+    """Return a name that rows with the same picture share; the index if a table has none."""
+    cell = rows[index].get("image") or ""
+    if len(cell) <= _LONGEST_REFERENCE and cell.isdecimal() and int(cell) in rows:
+        cell = rows[int(cell)].get("image") or ""
+    return sha256_bytes(cell.encode()) if cell else str(index)
+
+
+def _records(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
     if not path.is_file():
         raise RecapError(f"{path} does not exist")
     csv.field_size_limit(sys.maxsize)
@@ -51,7 +64,9 @@ def _records(path: Path) -> Iterator[dict[str, str]]:
         separator = "\t" if "\t" in stream.readline() else ","
         stream.seek(0)
         try:
-            yield from csv.DictReader(stream, delimiter=separator)
+            reader = csv.DictReader(stream, delimiter=separator)
+            for row in reader:
+                yield reader.line_num, row
         except (csv.Error, UnicodeDecodeError) as error:
             raise RecapError(f"{path} is not a table in UTF-8: {error}") from error
 
@@ -93,7 +108,7 @@ class ImageCells:
             data = base64.b64decode(cell, validate=True)
         except (binascii.Error, ValueError) as error:
             raise RecapError(
-                f"{self._path}, record {number}: the image is not base64 ({error})"
+                f"{self._path}, line {number} (index {index}): the image is not base64 ({error})"
             ) from error
         name = sha256_bytes(data)
         self.images.setdefault(name, data)

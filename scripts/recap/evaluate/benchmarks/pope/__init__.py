@@ -5,49 +5,38 @@ folder of ``coco_pope_<category>.json``, one ``{"label": "yes" | "no"}`` a line
 in the order of that category's questions.
 """
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ....errors import RecapError
-from ....io import iter_jsonl
+from ....io import numbered_jsonl
 from ...answers import Answer, answer_key
 from ...protocol import BenchmarkProtocol
-from ..base import Benchmark, Question, QuestionSet, Scores, check_questions
+from ..base import Question, Scores
+from ..lines import LineBenchmark, first_line
 
 CATEGORIES = ("random", "popular", "adversarial")
 _NEGATIONS = {"No", "not", "no"}
 
 
-class Pope(Benchmark):
+class Pope(LineBenchmark):
     """Yes or no; the positive class is yes."""
 
+    title = "POPE"
+    needed = ("category",)
     metric = "yes_no_accuracy"
     closed_answers = True
 
-    def load(self, path: Path, protocol: BenchmarkProtocol) -> QuestionSet:
-        """Read ``{question_id, image, text, category}`` lines; see the base class.
+    def row_fault(self, row: Mapping[str, Any]) -> str:
+        """Return what is wrong with a category."""
+        known = row["category"] in CATEGORIES
+        return "" if known else f"category {row['category']!r} is none of {', '.join(CATEGORIES)}"
 
-        Raises:
-            RecapError: if the protocol asks for OCR tokens or a line is malformed.
-        """
-        if protocol.ocr:
-            raise RecapError("POPE has no OCR tokens; set ocr to false in its row")
-        questions = []
-        for line, row in enumerate(iter_jsonl(path), start=1):
-            missing = {"question_id", "image", "text", "category"} - set(row)
-            if missing:
-                raise RecapError(f"{path}, question {line}: lacks {', '.join(sorted(missing))}")
-            if row["category"] not in CATEGORIES:
-                raise RecapError(
-                    f"{path}, question {line}: category {row['category']!r} is none of "
-                    f"{', '.join(CATEGORIES)}"
-                )
-            text = _with_instruction(row["text"], protocol.instruction)
-            extra = {"category": row["category"]}
-            questions.append(Question(row["question_id"], text, text, row["image"], line, extra))
-        check_questions(questions, path)
-        return QuestionSet(questions)
+    def admitted_answers(self, question: Question) -> tuple[str, ...]:
+        """Return yes and no."""
+        return "Yes", "No"
 
     def score(
         self,
@@ -77,10 +66,6 @@ class Pope(Benchmark):
         return Scores(rows, _facts(rows))
 
 
-def _with_instruction(text: str, instruction: str | None) -> str:
-    return f"{text.split(chr(10), maxsplit=1)[0]}\n{instruction}" if instruction else text
-
-
 def read_yes_no(text: str) -> str:
     """Return ``no`` if the first sentence holds No, no or not as a word, else ``yes``."""
     words = text.split(".", maxsplit=1)[0].replace(",", "").split(" ")
@@ -91,10 +76,12 @@ def _read_labels(folder: Path, category: str) -> list[str]:
     path = folder / f"coco_pope_{category}.json"
     if not path.is_file():
         return []
-    labels = [str(row.get("label")) for row in iter_jsonl(path)]
-    strange = sorted(set(labels) - {"yes", "no"})
-    if strange:
-        raise RecapError(f"{path}: labels must be yes or no, not {', '.join(strange)}")
+    labels = []
+    for line, row in numbered_jsonl(path):
+        label = row.get("label")
+        if label not in ("yes", "no"):
+            raise RecapError(f"{path}, line {line}: the label must be yes or no, not {label!r}")
+        labels.append(label)
     return labels
 
 
@@ -109,7 +96,7 @@ def _score_row(question: Question, answer: Answer, labels: Mapping[str, Any]) ->
     return {
         "question_id": question.question_id,
         "image_id": question.image,
-        "question": question.prompt.split("\n")[0],
+        "question": first_line(question.prompt),
         "prediction": answer["text"],
         "normalized": normalized,
         "accuracy": float(normalized == label),
@@ -160,7 +147,16 @@ def _facts(rows: list[dict[str, Any]]) -> dict[str, Any]:
         if any(row["question_type"] == name for row in rows)
     }
     scores = [figures["f1"] or 0.0 for figures in by_category.values()]
-    return {"by_category": by_category, "mean_f1": round(sum(scores) / len(scores), 2)}
+    return {
+        "by_category": by_category,
+        "mean_f1": round(sum(scores) / len(scores), 2),
+        # They count as yes: many of them mean that the model did not answer the question.
+        "neither_yes_nor_no": sum(not _says_yes_or_no(row["prediction"]) for row in rows),
+    }
+
+
+def _says_yes_or_no(text: str) -> bool:
+    return read_yes_no(text) == "no" or "yes" in re.findall(r"\w+", text.lower())
 
 
 BENCHMARK = Pope()

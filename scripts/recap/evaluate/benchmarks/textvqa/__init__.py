@@ -4,17 +4,17 @@ Questions: LLaVA's ``llava_textvqa_val_v051_ocr.jsonl``. Annotations:
 ``TextVQA_0.5.1_val.json``. With and without OCR tokens are two benchmarks.
 """
 
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from ....errors import RecapError
-from ....io import iter_jsonl, read_json
+from ....io import numbered_jsonl, read_json
 from ...answers import Answer
 from ...protocol import BenchmarkProtocol
 from ..base import Benchmark, Question, QuestionSet, Scores, breakdown, check_questions
-from .accuracy import ANNOTATORS, reference_scores
+from ..lines import replace_instruction
+from .accuracy import ANNOTATORS, most_given, reference_scores
 from .normalize import normalize_answer
 from .prompts import (
     drop_ocr,
@@ -22,7 +22,6 @@ from .prompts import (
     has_ocr_line,
     has_ocr_tokens,
     question_type,
-    replace_instruction,
 )
 
 Key = tuple[str, str]
@@ -43,8 +42,8 @@ class TextVqa(Benchmark):
             RecapError: at the first line that lacks a key or has another form.
         """
         questions = []
-        for line, row in enumerate(iter_jsonl(path), start=1):
-            where = f"{path}, question {line} ({row.get('question_id', 'no question_id')})"
+        for line, row in numbered_jsonl(path):
+            where = f"{path}, line {line} (question {row.get('question_id', 'no question_id')})"
             if "question_id" not in row or not isinstance(row.get("text"), str):
                 raise RecapError(f"{where}: needs question_id and a string text")
             try:
@@ -160,14 +159,8 @@ def _score_row(answer: Answer, question: str, references: list[str]) -> dict[str
         "accuracy": reference_scores(references).get(normalized, 0.0),
         "question_type": question_type(question),
         "has_ocr": has_ocr_tokens(answer["prompt"]),
-        "truth": _most_given(references),
+        "truth": most_given(references),
     }
-
-
-def _most_given(references: list[str]) -> str:
-    """Return the annotators' three most frequent answers with their counts."""
-    counts = Counter(normalize_answer(answer) for answer in references)
-    return ", ".join(f"{answer} ({count})" for answer, count in counts.most_common(3))
 
 
 BENCHMARK = TextVqa()

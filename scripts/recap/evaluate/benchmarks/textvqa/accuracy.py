@@ -34,3 +34,9 @@ def _left_out_mean(count: int) -> float:
 def soft_accuracy(prediction: str, references: Sequence[str]) -> float:
     """Return the accuracy of a prediction, 0 to 1; see :func:`reference_scores`."""
     return reference_scores(references).get(normalize_answer(prediction), 0.0)
+
+
+def most_given(references: Sequence[str]) -> str:
+    """Return the annotators' three most frequent answers with their counts."""
+    counts = Counter(normalize_answer(answer) for answer in references)
+    return ", ".join(f"{answer} ({count})" for answer, count in counts.most_common(3))

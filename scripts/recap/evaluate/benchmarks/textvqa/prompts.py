@@ -52,11 +52,6 @@ def drop_ocr(prompt: str) -> str:
     return "\n".join(kept)
 
 
-def replace_instruction(prompt: str, instruction: str) -> str:
-    """Return the prompt with another last line."""
-    return "\n".join([*prompt.split("\n")[:-1], instruction])
-
-
 def extract_question(prompt: str) -> str:
     """Return the question of a prompt, as LLaVA's scorer finds it.
 
