@@ -4,6 +4,7 @@ Debian's packages, run as root without systemd. Nothing of a cluster that may be
 installed here is touched: if /etc/slurm/slurm.conf is somebody else's, nothing starts.
 """
 
+import contextlib
 import os
 import shutil
 import signal
@@ -97,8 +98,7 @@ class Cluster:
             for pattern in ("slurmd-*.pid", "slurmctld.pid", "munged.pid")
             for path in sorted((self.root / "run").glob(pattern))
         ]
-        for pid in pids:
-            _end(pid)
+        _end(pids)
         for name in _FILES:
             link = _FOLDER / name
             if link.is_symlink() and link.readlink() == self.root / "etc" / name:
@@ -195,17 +195,15 @@ class Cluster:
         return "\n".join(tails)
 
 
-def _end(pid: int) -> None:
-    """End a process: politely, and after five seconds by force."""
+def _end(pids: list[int]) -> None:
+    """End processes: politely, and after five seconds by force."""
     for number, seconds in ((signal.SIGTERM, 5.0), (signal.SIGKILL, 1.0)):
+        for pid in pids:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, number)
         end = time.monotonic() + seconds
-        try:
-            os.kill(pid, number)
-            while time.monotonic() < end:
-                os.kill(pid, 0)
-                time.sleep(0.05)
-        except ProcessLookupError:
-            return
+        while any(Path(f"/proc/{pid}").exists() for pid in pids) and time.monotonic() < end:
+            time.sleep(0.05)
 
 
 def _free_ports(count: int) -> list[int]:

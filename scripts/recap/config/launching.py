@@ -84,7 +84,7 @@ class TrainLaunch:
             (
                 f"srun --mpi=none --nodes={nodes} --ntasks={self.ranks}",
                 f"--ntasks-per-node={self.local_ranks} --cpus-per-task={threads}",
-                *([f"--gres=gpu:{gpus} --gpu-bind=none"] if gpus else []),
+                *([f"--gres=gpu:{gpus}"] if gpus else []),
                 f"--kill-on-bad-exit=0 --wait={GRACE_SECONDS}",
                 "python scripts/start_rank.py",
             )

@@ -104,7 +104,7 @@ def test_the_ranks_of_a_node_share_the_threads_that_there_are(threads, each):
 def test_several_nodes_are_one_step_with_a_task_a_rank():
     assert launch(train_gpus=4, train_nodes=2).command(6) == (
         "srun --mpi=none --nodes=2 --ntasks=8 --ntasks-per-node=4 --cpus-per-task=6 "
-        "--gres=gpu:4 --gpu-bind=none --kill-on-bad-exit=0 --wait=60 python scripts/start_rank.py"
+        "--gres=gpu:4 --kill-on-bad-exit=0 --wait=60 python scripts/start_rank.py"
     )
     assert "--gres" not in launch(train_gpus=0, train_nodes=2).command(6)
 
