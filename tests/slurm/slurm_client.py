@@ -29,7 +29,7 @@ def attempt(*command: str, folder: Path = ROOT) -> subprocess.CompletedProcess[s
         capture_output=True,
         text=True,
         check=False,
-        timeout=240,
+        timeout=300,
     )
 
 
@@ -64,7 +64,7 @@ def live_jobs() -> list[str]:
     return run("squeue", "--noheader", "--format=%A").split()
 
 
-def wait_for(condition: Callable[[], object], seconds: float = 120.0) -> None:
+def wait_for(condition: Callable[[], object], seconds: float = 240.0) -> None:
     """Wait until something is so, or fail."""
     end = time.monotonic() + seconds
     while not condition():

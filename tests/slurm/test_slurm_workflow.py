@@ -73,7 +73,7 @@ def project(world, tmp_path: Path) -> Path:
     (tmp_path / "Snakefile").write_text(SNAKEFILE)
     parts = world.parts
     config = {
-        "settings": world.settings(micro_batch_size=2, epochs=30),
+        "settings": world.settings(micro_batch_size=2, epochs=15),
         "data": str(world.captions),
         "image_root": str(world.images),
         "base_flags": (
@@ -91,7 +91,7 @@ def start(project: Path, **compute: int) -> subprocess.Popen[str]:
     compute = {"gpu_threads": 1, "model_mem_mb": 2000, "train_runtime_minutes": 10, **compute}
     (project / "compute.json").write_text(json.dumps({"compute": compute}))
     command = [
-        *(sys.executable, "-m", "snakemake", "--profile", "profiles/slurm"),
+        *(sys.executable, "-m", "snakemake", "--workflow-profile", "profiles/slurm"),
         *("--configfile", "config.json", "compute.json"),
         *("--default-resources", "mem_mb=1000", "runtime=60", f"slurm_partition={PARTITION}"),
         *("--slurm-status-command", "squeue", "--slurm-init-seconds-before-status-checks", "2"),
@@ -119,7 +119,7 @@ def test_a_job_over_two_nodes_is_stopped_and_its_retry_goes_on(project: Path) ->
         (job,) = client.live_jobs()
         shown = client.run("scontrol", "show", "job", job, "--oneliner")
         client.run("scancel", "--signal=USR1", job)
-        output = snakemake.communicate(timeout=120)[0]
+        output = snakemake.communicate(timeout=300)[0]
     finally:
         snakemake.kill()
     asked = dict(
@@ -131,18 +131,18 @@ def test_a_job_over_two_nodes_is_stopped_and_its_retry_goes_on(project: Path) ->
     assert asked["TresPerNode"] == "gres:gpu:2"
     assert snakemake.returncode == 0, output
     assert "Trying to restart job" in output
-    assert re.search(r"stopped by SIGUSR1 after update \d+ of 120", output)
+    assert re.search(r"stopped by SIGUSR1 after update \d+ of 60", output)
     log = (project / "logs/tests/pretrain/a.seed1.log").read_text()
     assert re.search(r"continuing after update \d+ ", log)
     assert read_json(project / RUN / "manifest.json")["details"]["plan"]["world_size"] == 4
     rows = read_jsonl(project / RUN / "telemetry.jsonl")
-    assert [row["step"] for row in rows] == list(range(1, 121))
+    assert [row["step"] for row in rows] == list(range(1, 61))
 
 
 def test_a_job_on_one_node_is_started_by_accelerate(project: Path) -> None:
     snakemake = start(project, train_gpus=2)
     try:
-        output = snakemake.communicate(timeout=120)[0]
+        output = snakemake.communicate(timeout=300)[0]
     finally:
         snakemake.kill()
     assert snakemake.returncode == 0, output

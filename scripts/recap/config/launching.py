@@ -11,6 +11,9 @@ from .schema import ComputeSettings
 # A rank that ends first may leave the others so long to write down why: no gate's report or log
 # is cut off, and no crash of one rank keeps the other GPUs waiting.
 GRACE_SECONDS = 60
+# A signal must reach the ranks that torchrun's agent started, and the update under way may take
+# longer than the 30 seconds that the agent would leave them. torchrun reads PET_<OPTION>.
+_AGENT = "env PET_SIGNALS_TO_HANDLE=SIGTERM,SIGINT,SIGHUP,SIGUSR1 PET_SHUTDOWN_TIMEOUT=600"
 
 
 @dataclass(frozen=True)
@@ -68,7 +71,7 @@ class TrainLaunch:
             return "python"
         return " ".join(
             (
-                "python -m accelerate.commands.launch --multi_gpu",
+                f"{_AGENT} python -m accelerate.commands.launch --multi_gpu",
                 f"--num_processes {self.local_ranks} --num_machines 1 --machine_rank 0",
                 "--main_process_port 0",
                 f"--num_cpu_threads_per_process {max(1, threads // self.local_ranks)}",
