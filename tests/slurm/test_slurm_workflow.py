@@ -73,7 +73,7 @@ def project(world, tmp_path: Path) -> Path:
     (tmp_path / "Snakefile").write_text(SNAKEFILE)
     parts = world.parts
     config = {
-        "settings": world.settings(micro_batch_size=2, epochs=15),
+        "settings": world.settings(micro_batch_size=2, epochs=6),
         "data": str(world.captions),
         "image_root": str(world.images),
         "base_flags": (
@@ -131,12 +131,12 @@ def test_a_job_over_two_nodes_is_stopped_and_its_retry_goes_on(project: Path) ->
     assert asked["TresPerNode"] == "gres:gpu:2"
     assert snakemake.returncode == 0, output
     assert "Trying to restart job" in output
-    assert re.search(r"stopped by SIGUSR1 after update \d+ of 60", output)
+    assert re.search(r"stopped by SIGUSR1 after update \d+ of 24", output)
     log = (project / "logs/tests/pretrain/a.seed1.log").read_text()
     assert re.search(r"continuing after update \d+ ", log)
     assert read_json(project / RUN / "manifest.json")["details"]["plan"]["world_size"] == 4
     rows = read_jsonl(project / RUN / "telemetry.jsonl")
-    assert [row["step"] for row in rows] == list(range(1, 61))
+    assert [row["step"] for row in rows] == list(range(1, 25))
 
 
 def test_a_job_on_one_node_is_started_by_accelerate(project: Path) -> None:
