@@ -114,7 +114,7 @@ class Cluster:
                 continue
             left = link.is_symlink() and link.readlink().parent.parent.name.startswith(_PREFIX)
             if not left or link.exists():
-                raise CannotStartError(f"{link} belongs to another SLURM")
+                raise CannotStartError(f"{link} belongs to another SLURM, or to tests that still run")
             link.unlink()  # of a test that was killed, and whose files are gone
         for name in _FILES:
             (_FOLDER / name).symlink_to(self.root / "etc" / name)
@@ -155,7 +155,10 @@ class Cluster:
             for node, port in zip(NODES, ports[1:], strict=True)
         ]
         nodes = ",".join(NODES)
-        lines.append(f"PartitionName={PARTITION} Nodes={nodes} Default=YES MaxTime=60 LLN=YES")
+        lines.append(
+            f"PartitionName={PARTITION} Nodes={nodes} Default=YES MaxTime=60 DefMemPerCPU=500 "
+            "LLN=YES"
+        )
         (root / "etc/slurm.conf").write_text("\n".join(lines) + "\n")
         # Without a device SLURM does not set CUDA_VISIBLE_DEVICES.
         for number in range(GPUS):

@@ -54,10 +54,12 @@ class TrainLaunch:
         nodes, gpus = self.compute.train_nodes, self.compute.train_gpus
         if nodes == 1:
             return {"nodes": 1, "gpu": gpus}
+        asked: dict[str, int | str] = {"mpi": "srun", "nodes": nodes}
         # The plugin takes `tasks_per_node` only from 2 on.
-        tasks = {"tasks_per_node": gpus} if gpus > 1 else {"tasks": nodes}
-        gres = {"gres": f"gpu:{gpus}", "tasks_per_gpu": 0} if gpus else {}
-        return {"mpi": "srun", "nodes": nodes, **tasks, **gres}
+        asked |= {"tasks_per_node": gpus} if gpus > 1 else {"tasks": nodes}
+        if gpus:
+            asked |= {"gres": f"gpu:{gpus}", "tasks_per_gpu": 0}
+        return asked
 
     def command(self, threads: int) -> str:
         """Return what goes before the script and its arguments.
