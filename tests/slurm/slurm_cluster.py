@@ -114,7 +114,7 @@ class Cluster:
                 continue
             left = link.is_symlink() and link.readlink().parent.parent.name.startswith(_PREFIX)
             if not left or link.exists():
-                raise CannotStartError(f"{link} belongs to another SLURM, or to tests that still run")
+                raise CannotStartError(f"{link} belongs to another SLURM, or to live tests")
             link.unlink()  # of a test that was killed, and whose files are gone
         for name in _FILES:
             (_FOLDER / name).symlink_to(self.root / "etc" / name)
