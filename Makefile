@@ -8,7 +8,7 @@ RESULTS ?=
 REAL ?=
 ROWS ?=
 
-.PHONY: help demo demo-full test test-slow test-oracle calibrate lint format setup plan lock-models clean
+.PHONY: help demo demo-full test test-slow test-oracle test-slurm calibrate lint format setup plan lock-models clean
 
 help: ## show this help
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -30,6 +30,9 @@ test-slow: setup ## kill every stage in mid-run, compare with Data-Juicer's own 
 
 test-oracle: setup ## 100,000 answers a normaliser, and scores compared with lmms-eval's and openpyxl's, which are fetched
 	@$(BIN)/python -m pytest -m oracle
+
+test-slurm: setup ## train over several nodes on a real SLURM on this machine; needs root and Debian
+	@$(BIN)/python -m pytest -m slurm tests/slurm
 
 calibrate: setup ## measure the verdict's errors; RESULTS=results/NAME to resample, REAL=results/NAME for trained A/A runs
 	@OMP_NUM_THREADS=1 $(BIN)/python scripts/calibrate.py $(if $(RESULTS),--results "$(RESULTS)") \

@@ -5,6 +5,7 @@ from scripts.recap.config.comparison import ComparisonWiring
 from scripts.recap.config.fetching import FetchWiring
 from scripts.recap.config.steps import StepWiring
 from scripts.recap.config.held_out import HeldOutWiring
+from scripts.recap.config.launching import TrainLaunch
 from scripts.recap.config.positive import PositiveControlWiring
 from scripts.recap.config.wiring import NO_RECIPE, Wiring, as_json
 from scripts.recap.curate.recipe import measurements
@@ -29,6 +30,7 @@ for experiment_file in parse_or_stop(experiment_files, config["experiment"]):
 EXPERIMENT = parse_or_stop(load_experiment, config)
 SETTINGS = EXPERIMENT.config
 COMPUTE = SETTINGS.compute
+LAUNCH = TrainLaunch(COMPUTE)
 WIRING = Wiring(EXPERIMENT)
 STEPS = parse_or_stop(StepWiring, WIRING)
 FETCHING = FetchWiring(WIRING)

@@ -18,15 +18,16 @@ rule pretrain:
         "results/{experiment}/perf/pretrain/{arm}.seed{seed}.tsv"
     conda:
         "../envs/vlm.yaml"
-    threads: COMPUTE.gpu_threads
+    threads: LAUNCH.threads
     resources:
-        gpu=COMPUTE.train_gpus,
+        **LAUNCH.resources(),
+        # Not a parameter: the number of ranks changes no result.
+        launcher=lambda wildcards, threads: LAUNCH.command(threads),
         save_steps=SETTINGS.train.pretrain.save_steps,
         tracker=SETTINGS.train.tracker,
-        mem_mb=megabytes(COMPUTE.model_mem_mb),
+        mem_mb=megabytes(LAUNCH.mem_mb),
         runtime=minutes(COMPUTE.train_runtime_minutes),
     params:
-        launcher=WIRING.train_launcher(),
         base=WIRING.base_flags(),
         image_root=lambda wildcards: WIRING.image_root(corpus_row(wildcards)),
         held_out=HELD_OUT.flags("pretrain"),
@@ -38,7 +39,7 @@ rule pretrain:
         stage_version=STAGE_VERSIONS["train"],
     shell:
         """
-        {params.launcher} scripts/train_stage.py \
+        {resources.launcher} scripts/train_stage.py \
             --stage pretrain \
             --data {input.data:q} \
             --image-root {params.image_root:q} \
@@ -82,15 +83,16 @@ rule finetune:
         "results/{experiment}/perf/finetune/{arm}.seed{seed}.tsv"
     conda:
         "../envs/vlm.yaml"
-    threads: COMPUTE.gpu_threads
+    threads: LAUNCH.threads
     resources:
-        gpu=COMPUTE.train_gpus,
+        **LAUNCH.resources(),
+        # Not a parameter: the number of ranks changes no result.
+        launcher=lambda wildcards, threads: LAUNCH.command(threads),
         save_steps=SETTINGS.train.finetune.save_steps,
         tracker=SETTINGS.train.tracker,
-        mem_mb=megabytes(COMPUTE.model_mem_mb),
+        mem_mb=megabytes(LAUNCH.mem_mb),
         runtime=minutes(COMPUTE.train_runtime_minutes),
     params:
-        launcher=WIRING.train_launcher(),
         base=WIRING.base_flags(),
         image_root=lambda wildcards: WIRING.image_root(EXPERIMENT.instructions),
         held_out=HELD_OUT.flags("finetune"),
@@ -102,7 +104,7 @@ rule finetune:
         stage_version=STAGE_VERSIONS["train"],
     shell:
         """
-        {params.launcher} scripts/train_stage.py \
+        {resources.launcher} scripts/train_stage.py \
             --stage finetune \
             --data {input.data:q} \
             --image-root {params.image_root:q} \

@@ -20,7 +20,7 @@ STAGE_VERSIONS: dict[str, int] = {
     "dataset": 1,
     "funnel": 1,
     "quality": 1,
-    "train": 4,
+    "train": 5,
     "merge": 4,
     "convert": 1,
     "predict": 1,

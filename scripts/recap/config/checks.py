@@ -11,6 +11,7 @@ from ..evaluate.protocol import BenchmarkProtocol
 from ..mgm.templates import TEMPLATES
 from ..settings import explain
 from .arms import check_draw, check_twin, fail
+from .launching import TrainLaunch
 
 if TYPE_CHECKING:
     from .experiment import Experiment
@@ -152,7 +153,7 @@ def _check_sources(experiment: "Experiment") -> None:
 
 
 def _check_training(experiment: "Experiment") -> None:
-    ranks = max(1, experiment.config.compute.train_gpus)
+    ranks = TrainLaunch(experiment.config.compute).ranks
     for stage in ("pretrain", "finetune"):
         settings = getattr(experiment.config.train, stage)
         given = settings.micro_batch_size

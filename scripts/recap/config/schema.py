@@ -52,11 +52,28 @@ class ComputeSettings(Settings):
     """What a job may ask of the machine; profiles map it to partitions and cards."""
 
     gpus: int = Field(1, ge=0, description="GPUs of a caption or evaluation job; 0 runs on CPU")
-    train_gpus: int = Field(1, ge=0, description="GPUs of a training job; 0 runs on CPU")
+    train_gpus: int = Field(
+        1,
+        ge=0,
+        description="GPUs of a training job on each of its nodes, one rank a GPU: samples/s grow "
+        "with them, losses stay the same; 0 runs on CPU, one rank a node",
+    )
+    train_nodes: int = Field(
+        1,
+        ge=1,
+        description="nodes of a training job; from 2 on its ranks are started by SLURM's `srun`, "
+        "on a cluster alone. Memory a GPU stays the same",
+    )
     cpu_threads: int = Field(4, ge=1, description="threads of a CPU job")
-    gpu_threads: int = Field(8, ge=1, description="threads of a model job")
+    gpu_threads: int = Field(
+        8, ge=1, description="threads of a model job; of a training job, of each of its ranks"
+    )
     cpu_mem_mb: int = Field(4000, ge=500, description="memory of a CPU job in MB")
-    model_mem_mb: int = Field(32_000, ge=500, description="memory of a model job in MB")
+    model_mem_mb: int = Field(
+        32_000,
+        ge=500,
+        description="memory of a model job in MB; of a training job, of each of its ranks",
+    )
     runtime_minutes: int = Field(240, ge=1, description="time limit of a job, training apart")
     train_runtime_minutes: int = Field(1440, ge=1, description="time limit of a training job")
 

@@ -323,13 +323,6 @@ class Wiring:
             )
         )
 
-    def train_launcher(self) -> str:
-        """Return the command that starts a training job on all its ranks."""
-        gpus = self.config.compute.train_gpus
-        if gpus <= 1:
-            return "python"
-        return f"accelerate launch --num_processes {gpus} --num_machines 1 --mixed_precision no"
-
     # evaluation
 
     def parity_benchmark(self) -> str:
