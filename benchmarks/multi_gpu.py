@@ -12,6 +12,7 @@ import argparse
 import json
 import os
 import random
+import shlex
 import shutil
 import signal
 import statistics
@@ -27,6 +28,9 @@ import torch
 from mgm_lifecycle_parts import write_parts
 from PIL import Image
 from safetensors.torch import load_file
+
+from recap.config.launching import TrainLaunch
+from recap.config.schema import ComputeSettings
 
 SCRIPTS = Path(__file__).resolve().parents[1] / "scripts"
 WORDS = ("red", "green", "blue", "a", "dog", "cat", "on", "the", "mat", "of", "and", "sign")
@@ -107,14 +111,11 @@ class Bench:
         out, folder = self.out(job), self.folder
         out.mkdir(parents=True, exist_ok=True)
         size = {"full": 768, "small": 128}[self.args.scale]
-        command = [sys.executable, str(SCRIPTS / "train_stage.py"), "--stage", job.stage]
-        if len(job.gpus) > 1:
-            launch = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_machines", "1"]
-            launch += ["--num_processes", str(len(job.gpus)), "--mixed_precision", "no"]
-            launch += ["--main_process_port", str(29_500 + len(job.name))]
-            if not torch.cuda.is_available():
-                launch = ["-m", "torch.distributed.run", f"--nproc_per_node={len(job.gpus)}"]
-            command = [sys.executable, *launch, *command[1:]]
+        launch = TrainLaunch(ComputeSettings(train_gpus=len(job.gpus))).command(self.args.threads)
+        command = shlex.split(launch.replace("python ", f"{sys.executable} ", 1))
+        if len(job.gpus) == 1:
+            command = [sys.executable]
+        command += [str(SCRIPTS / "train_stage.py"), "--stage", job.stage]
         command += ["--data", str(folder / "train.json"), "--image-root", str(folder / "pictures")]
         command += ["--language-model", str(folder / "gemma"), "--clip", str(folder / "clip")]
         command += ["--convnext", str(folder / "convnext"), "--image-size-aux", str(size)]
@@ -148,7 +149,8 @@ class Bench:
             if bool(code) != bool(job.kill_after):
                 print((self.out(job) / "log").read_text()[-3000:])
                 raise SystemExit(f"{job} ended with {code}")
-            print(f"{job.name}: exit code {code}, {self.made(job)} updates kept", flush=True)
+            kept = f"{self.made(job)} updates kept" if code else speed(self, job.name)
+            print(f"{job.name}: exit code {code}, {kept}", flush=True)
 
     def result(self, name: str) -> dict[str, Any]:
         """Return a finished run's files."""
@@ -174,6 +176,7 @@ def main() -> None:
     cli.add_argument("--micro-batch", type=int, default=8)
     cli.add_argument("--scale", choices=["full", "small"], default="full")
     cli.add_argument("--dtype", default="bfloat16")
+    cli.add_argument("--threads", type=int, default=8, help="of a job")
     cli.add_argument("--no-compile", dest="compile", action="store_false")
     args = cli.parse_args()
     bench, draw = Bench(args), random.Random(2)
