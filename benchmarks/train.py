@@ -29,7 +29,6 @@ from train_parts import (
 )
 
 from recap.train.execution import Execution, set_execution
-from recap.train.setup import use_growing_segments
 
 GIB = 1 << 30
 PEERS: dict[str, int] = {"predecessor: 1 sample": 1, "plain: 4 samples": 4}
@@ -47,7 +46,6 @@ def main() -> None:
     cli.add_argument("--sizes", nargs="+", type=int, default=[8, 12], help="samples of ours")
     cli.add_argument("--uncapped", type=int, default=32, help="samples of the row without a cap")
     args = cli.parse_args()
-    use_growing_segments()
     torch.set_float32_matmul_precision("high")
     figures: dict[str, Any] = {
         "device": torch.cuda.get_device_name(),

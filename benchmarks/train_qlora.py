@@ -24,7 +24,6 @@ from recap.mgm.parts import ModelParts
 from recap.mgm.quantize import quantize_language_model
 from recap.settings import LoraSettings
 from recap.train.execution import Execution, set_execution
-from recap.train.setup import use_growing_segments
 
 GIB = 1 << 30
 SIZES: dict[str, dict[str, int]] = {
@@ -51,7 +50,6 @@ def main() -> None:
     cli.add_argument("--samples", nargs="+", type=int, default=[1, 4, 8])
     cli.add_argument("--cap-gib", type=float, default=24.0)
     args = cli.parse_args()
-    use_growing_segments()
     torch.set_float32_matmul_precision("high")
     rows: list[dict[str, Any]] = []
     total = torch.cuda.get_device_properties(0).total_memory

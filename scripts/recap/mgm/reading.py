@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub.errors import StrictDataclassError
-from transformers import AutoConfig, CLIPVisionConfig
 
 from ..errors import RecapError
 from ..io import read_json
@@ -33,6 +32,8 @@ def read_clip(folder: str | Path) -> Any:
     Raises:
         RecapError: if ``config.json`` is missing, broken, or not one of CLIP's.
     """
+    from transformers import CLIPVisionConfig
+
     return _read_config(folder, CLIPVisionConfig, "CLIP")
 
 
@@ -43,6 +44,8 @@ def read_language(folder: str | Path) -> Any:
         RecapError: if ``config.json`` is missing, broken, or of a model that the library
             does not know.
     """
+    from transformers import AutoConfig
+
     return _read_config(folder, AutoConfig, "a language model")
 
 

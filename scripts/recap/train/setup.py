@@ -1,6 +1,5 @@
 """What a stage needs before its first step: model, hashes of models, threads."""
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -96,12 +95,3 @@ def use_threads(count: str | None) -> None:
     """Give torch the number of threads of ``OMP_NUM_THREADS``."""
     if count and count.isdigit() and int(count) > 0:
         torch.set_num_threads(int(count))
-
-
-def use_growing_segments() -> None:
-    """Let CUDA's allocator grow its segments, before it is first used.
-
-    Passes of many lengths otherwise leave holes between fixed ones, and near the limit each
-    new length waits for memory to be given back and asked for again.
-    """
-    os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")

@@ -36,7 +36,6 @@ from .setup import (
     fingerprint_parts,
     largest_adapter_b,
     projector_hash,
-    use_growing_segments,
     use_threads,
 )
 from .signals import stop_requests
@@ -61,7 +60,6 @@ def run_stage(request: StageRequest) -> None:
     """
     started, perf = time.time(), PerfRecord("train", "samples")
     use_threads(os.environ.get("OMP_NUM_THREADS"))
-    use_growing_segments()
     request.check()
     with stop_requests(request.time_limit_minutes) as stop:
         data = prepare_data(request, int(os.environ.get("WORLD_SIZE", "1")))
