@@ -17,6 +17,7 @@ from recap.mgm.lora import add_lora
 from recap.mgm.mining import split_unit
 from recap.mgm.modeling import PROJECTOR_MODULES, MGMForCausalLM
 from recap.mgm.parts import ModelParts
+from recap.mgm.processing import ImagePreprocessor
 from recap.mgm.projector import project
 from recap.mgm.vision import cut_aux_views, derive_clip_views
 from recap.settings import LoraSettings
@@ -49,7 +50,7 @@ def batch_of(size: int, length: int, supervised: int) -> dict[str, Any]:
         ids = torch.randint(10, 4000, (length - IMAGE_TOKENS + 1,)).tolist()
         ids[5] = -200
         labels = [-100] * (len(ids) - supervised) + ids[-supervised:]
-        picture = torch.randn(3, 768, 768)
+        picture = torch.randint(0, 256, (3, 768, 768), dtype=torch.uint8)
         samples.append({"input_ids": ids, "labels": labels, "image": picture})
     return to_device(Collator(0, IMAGE_TOKENS, 4096)(samples), torch.device("cuda"))
 
@@ -80,6 +81,7 @@ def plain_loss(model: MGMForCausalLM, batch: dict[str, Any]) -> torch.Tensor:
 
 def plain_features(model: MGMForCausalLM, images: torch.Tensor) -> torch.Tensor:
     """Return the visual embeddings, with keys and values of every candidate."""
+    images = ImagePreprocessor.from_settings(model.config.preprocessor).normalise(images)
     with torch.no_grad():
         view = derive_clip_views(images, model.vision_tower.image_size).flatten(0, 1)
         tokens = model.vision_tower(view)

@@ -16,6 +16,7 @@ from .convnext import ConvNextTower
 from .generation import greedy_decode
 from .loss import loss_of_states
 from .mining import Attend, build_unit, mine_patch_info
+from .processing import ImagePreprocessor
 from .projector import build_projector, project
 from .splicing import Layout, Spliced, lay_out, weave
 from .vision import ClipTower, cut_aux_views, derive_clip_views
@@ -142,7 +143,8 @@ class MGMForCausalLM(PreTrainedModel):
         """Return the visual embeddings of pictures, before the embedding scale.
 
         Args:
-            images_aux: (B, 3, S, S) float32, normalised, S = ``image_size_aux``.
+            images_aux: (B, 3, S, S), S = ``image_size_aux``: float32, normalised, or the
+                uint8 pixels, which are normalised here.
 
         Returns:
             (B, N, hidden) in the towers' type, N = ``config.image_tokens``. With
@@ -153,6 +155,9 @@ class MGMForCausalLM(PreTrainedModel):
             raise RecapError(
                 f"pictures must be (B, 3, {size}, {size}), not {tuple(images_aux.shape)}"
             )
+        if images_aux.dtype == torch.uint8:
+            preprocessor = ImagePreprocessor.from_settings(self.config.preprocessor)
+            images_aux = preprocessor.normalise(images_aux)
         layout = (self.config.image_grid, self.config.image_global)
         query, key, value = (getattr(self, name) for name in PROJECTOR_MODULES[1:])
         with torch.no_grad():

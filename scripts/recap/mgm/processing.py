@@ -100,7 +100,11 @@ class ImagePreprocessor:
     def __call__(
         self, image: Image.Image, aspect: Literal["square", "pad"] = "pad"
     ) -> torch.Tensor:
-        """Prepare one picture.
+        """Prepare one picture: :meth:`normalise` of its :meth:`pixels`."""
+        return self.normalise(self.pixels(image, aspect))
+
+    def pixels(self, image: Image.Image, aspect: Literal["square", "pad"] = "pad") -> torch.Tensor:
+        """Return a picture's pixels as they are normalised.
 
         Args:
             image: any PIL image; converted to RGB.
@@ -108,7 +112,7 @@ class ImagePreprocessor:
                 of the mean colour, so that the whole picture stays visible.
 
         Returns:
-            float32 tensor (3, S, S), normalised.
+            uint8 tensor (3, S, S).
 
         Raises:
             RecapError: for an unknown ``aspect`` or a picture so elongated that
@@ -120,9 +124,26 @@ class ImagePreprocessor:
         if aspect == "pad":
             picture = pad_to_square(picture, self.mean)
         pixels = np.asarray(self._resize_and_crop(picture))
-        scaled = (pixels * (1 / 255)).astype(np.float32)
+        return torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))
+
+    def normalise(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Return ``(pixel / 255 - mean) / std``, looked up in a table of its 256 values.
+
+        Args:
+            pixels: uint8 (..., 3, S, S), on any device.
+
+        Returns:
+            float32 of the same shape, the same numbers on every device.
+        """
+        table = self._table().to(pixels.device)
+        channel = torch.arange(0, 768, 256, dtype=torch.int32, device=pixels.device)
+        return table[pixels.int() + channel.view(3, 1, 1)]
+
+    def _table(self) -> torch.Tensor:
+        """Return the normalised values of 0 to 255 for each channel, (768,) float32."""
+        scaled = (np.arange(256, dtype=np.uint8) * (1 / 255)).astype(np.float32)[:, None]
         normed = (scaled - np.array(self.mean, np.float32)) / np.array(self.std, np.float32)
-        return torch.from_numpy(np.ascontiguousarray(normed.transpose(2, 0, 1)))
+        return torch.from_numpy(np.ascontiguousarray(normed.T).reshape(-1))
 
     def _resize_and_crop(self, picture: Image.Image) -> Image.Image:
         size = self.image_size_aux

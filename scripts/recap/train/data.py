@@ -124,7 +124,7 @@ class TrainingSet(Dataset[dict[str, Any]]):
         encoded: Sequence[EncodedSample],
         preprocess: Callable[[Image.Image], torch.Tensor],
     ) -> None:
-        """Pair samples with their encodings; ``preprocess`` gives (3, S, S) float32."""
+        """Pair samples with their encodings; ``preprocess`` gives (3, S, S) uint8 pixels."""
         self._samples = samples
         self._encoded = encoded
         self._preprocess = preprocess

@@ -59,7 +59,7 @@ def read_held_out_sets(request: StageRequest, tokenizer: Any) -> list[HeldOutSet
         if audit.mismatches or not audit.supervised:
             raise RecapError(f"{path}: nothing to predict, or a wrong mask: {audit.mismatches[:3]}")
         preprocess = partial(
-            ImagePreprocessor.from_parts(request.parts),
+            ImagePreprocessor.from_parts(request.parts).pixels,
             aspect=request.settings.image_aspect_ratio,
         )
         ids = digest_json([sample.id for sample in samples])

@@ -1,6 +1,7 @@
 """Reading the passes of each update off the critical path."""
 
 import os
+import signal
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -9,6 +10,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from .collate import Collator
 from .passes import Pass, Row
+from .signals import STOP_SIGNALS
 
 MAX_WORKERS = 8
 
@@ -25,6 +27,16 @@ def to_device(batch: dict[str, Any], device: torch.device) -> dict[str, Any]:
         else value.to(device)
         for name, value in batch.items()
     }  # fmt: skip
+
+
+def _ignore_stop_signals(worker: int) -> None:
+    """Let a worker outlive a signal to all processes of the job, as torchrun and SLURM send it.
+
+    The rank stops after its update and ends its workers itself.
+    """
+    del worker
+    for number in STOP_SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
 
 
 class RowDataset(Dataset):
@@ -104,6 +116,7 @@ class UpdateLoader:
             num_workers=self._workers,
             pin_memory=self._device.type == "cuda",
             generator=torch.Generator().manual_seed(self._seed),
+            worker_init_fn=_ignore_stop_signals,
         )
         batches = iter(loader)
         for update in left:

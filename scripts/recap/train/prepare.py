@@ -80,7 +80,7 @@ def prepare_data(request: StageRequest, world_size: int) -> PreparedData:
         seed=request.seed,
     )
     preprocess = partial(
-        ImagePreprocessor.from_parts(request.parts), aspect=settings.image_aspect_ratio
+        ImagePreprocessor.from_parts(request.parts).pixels, aspect=settings.image_aspect_ratio
     )
     lengths = [
         len(item.input_ids) + (image_tokens - 1 if sample.image else 0)

@@ -141,7 +141,8 @@ def batch_maker(
     collate = Collator(0, config.image_tokens, max_length)
 
     def make(rows: int) -> dict[str, Any]:
-        picture = torch.randn(3, size, size) if pictures else None
+        pixels = torch.randint(0, 256, (3, size, size), dtype=torch.uint8)
+        picture = pixels if pictures else None
         sample = {"input_ids": ids, "labels": labels, "image": picture}
         return to_device(collate([sample] * rows), torch.device("cuda"))
 
