@@ -7,7 +7,8 @@ from scripts.recap.config.steps import StepWiring
 from scripts.recap.config.held_out import HeldOutWiring
 from scripts.recap.config.launching import TrainLaunch
 from scripts.recap.config.positive import PositiveControlWiring
-from scripts.recap.config.wiring import NO_RECIPE, Wiring, as_json
+from scripts.recap.config.data_paths import as_json
+from scripts.recap.config.wiring import NO_RECIPE, Wiring
 from scripts.recap.curate.recipe import measurements
 from scripts.recap.errors import RecapError
 from scripts.recap.shards import range_flag, shard_range

@@ -15,7 +15,7 @@ from .launching import TrainLaunch
 
 if TYPE_CHECKING:
     from .experiment import Experiment
-    from .schema import BenchmarkRow, CorpusRow, InstructionsRow
+    from .rows import BenchmarkRow, CorpusRow, InstructionsRow
 
 
 def check_experiment(experiment: "Experiment") -> None:

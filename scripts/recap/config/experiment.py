@@ -11,18 +11,18 @@ from ..errors import RecapError
 from ..settings import explain
 from ..shards import shard_count
 from .presets import with_preset
-from .schema import (
+from .rows import (
     ArmRow,
     BaseModelRow,
     BenchmarkRow,
     CorpusRow,
     DownloadRow,
-    ExperimentConfig,
     FinetunePresetRow,
     InstructionsRow,
     ModelRow,
     PositiveControlRow,
 )
+from .schema import ExperimentConfig
 from .sheets import read_sheet
 
 EXPERIMENT_FOLDERS = ("config/experiments", "config/local")

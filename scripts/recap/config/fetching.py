@@ -5,9 +5,10 @@ from pathlib import Path
 
 from ..errors import RecapError
 from ..fetch.request import FetchRequest, Part
-from .schema import BenchmarkRow, CorpusRow, DownloadRow, InstructionsRow, ModelRow, SourcedRow
+from .data_paths import as_json
+from .rows import BenchmarkRow, CorpusRow, DownloadRow, InstructionsRow, ModelRow, SourcedRow
 from .sheets import read_sheet
-from .wiring import NO_RECIPE, Wiring, as_json
+from .wiring import NO_RECIPE, Wiring
 
 MODELS = "resources/models"
 DATA = "resources/data"

@@ -3,8 +3,9 @@
 from pathlib import Path
 from typing import Any
 
-from .schema import PositiveControlRow
-from .wiring import NO_RECIPE, Wiring, as_json
+from .data_paths import as_json
+from .rows import PositiveControlRow
+from .wiring import NO_RECIPE, Wiring
 
 
 class PositiveControlWiring:

@@ -4,7 +4,8 @@ from pydantic import ValidationError
 
 from ..errors import RecapError
 from ..settings import FinetuneSettings, explain
-from .schema import ExperimentConfig, FinetunePresetRow
+from .rows import FinetunePresetRow
+from .schema import ExperimentConfig
 
 _LORA = ("rank", "alpha", "use_rslora", "use_dora")
 

@@ -9,18 +9,18 @@ from pydantic_core import PydanticUndefined
 
 from ..io import dump_json
 from ..settings import Settings
-from .schema import (
+from .rows import (
     ArmRow,
     BaseModelRow,
     BenchmarkRow,
     CorpusRow,
     DownloadRow,
-    ExperimentConfig,
     FinetunePresetRow,
     InstructionsRow,
     ModelRow,
     PositiveControlRow,
 )
+from .schema import ExperimentConfig
 
 _SHEETS: dict[str, type[Settings]] = {
     "arms.tsv": ArmRow,

@@ -4,34 +4,18 @@ The rules only wire: whatever depends on the configuration is decided here, in
 plain functions that tests can call.
 """
 
-import json
 from functools import cache
 from pathlib import Path
 from shlex import quote
-from typing import Any
 
 from ..curate.model_operators import is_batched
 from ..curate.recipe import Operator, Recipe, name_of, resolve_recipe
-from ..evaluate.benchmarks import get_benchmark
-from ..fetch.files import model_files
-from ..settings import Settings
 from ..shards import shard_names
+from .data_paths import as_json
+from .evaluation import EvaluationWiring
 from .experiment import Experiment
-from .schema import BenchmarkRow, CorpusRow, InstructionsRow
 
 NO_RECIPE = "none"
-
-
-def as_json(value: Any, exclude: set[str] | None = None) -> str:
-    """Return canonical JSON, so that equal settings are equal parameters.
-
-    Args:
-        value: settings, or anything JSON can hold.
-        exclude: keys of the settings that change no result.
-    """
-    if isinstance(value, Settings):
-        value = value.model_dump(mode="json", exclude=exclude)
-    return json.dumps(value, sort_keys=True)
 
 
 def _drops_of(counts: str) -> str:
@@ -40,48 +24,14 @@ def _drops_of(counts: str) -> str:
     return str(path.parent.with_name("drops") / f"{path.stem}.jsonl")
 
 
-class Wiring:
+class Wiring(EvaluationWiring):
     """Answers the rules' questions about one experiment."""
 
     def __init__(self, experiment: Experiment) -> None:
-        self.experiment = experiment
-        self.config = experiment.config
+        """Answer for ``experiment``."""
+        super().__init__(experiment)
         # Every job of a shard asks; reading the file again would dominate a dry run.
         self._recipe = cache(self._read_recipe)
-
-    # data
-
-    def data_file(self, row: CorpusRow | InstructionsRow | BenchmarkRow, name: str) -> str:
-        """Return where a row's file is when the pipeline reads it."""
-        imported = "resources/imported"
-        folder = {
-            "world": "resources/worlds",
-            "local": "",
-            "manual": imported,
-            "fetched": imported,
-        }
-        return str(Path(folder[row.source]) / row.root / name)
-
-    def image_root(self, row: CorpusRow | InstructionsRow | BenchmarkRow) -> str:
-        """Return the folder that a row's image paths are relative to."""
-        folder = {
-            "world": "resources/worlds",
-            "local": "",
-            "manual": self.config.data_root,
-            "fetched": "resources/data",
-        }
-        root = Path(folder[row.source]) / row.root
-        return str(root / row.images if isinstance(row, BenchmarkRow) else root)
-
-    def original(self, corpus: str) -> list[str]:
-        """Return the LLaVA JSON that holds each id's question, if the corpus has one."""
-        row = self.experiment.corpora[corpus]
-        return [self.data_file(row, row.original)] if row.original else []
-
-    def truth(self, corpus: str) -> list[str]:
-        """Return what the pictures of a drawn corpus show; real ones have no such file."""
-        row = self.experiment.corpora[corpus]
-        return [self.data_file(row, "truth.jsonl")] if row.source == "world" else []
 
     # curation
 
@@ -288,84 +238,3 @@ class Wiring:
     def quality_reference(self) -> str:
         """Return the arm whose captions the others are compared with."""
         return self.data_arm(self.config.reference_arm)
-
-    # models
-
-    def model_manifest(self, model: str) -> str:
-        """Return the manifest that stands for a model's files in the workflow."""
-        return f"resources/models/{model}/manifest.json"
-
-    def local_model_files(self, model: str) -> list[str]:
-        """Return the files of a model folder that is not fetched."""
-        return [str(path) for path in model_files(self.experiment.models[model].location)]
-
-    def base_manifests(self) -> dict[str, str]:
-        """Return the manifests of the base model's parts, by role."""
-        base = self.experiment.base_model
-        return {
-            "language_model": self.model_manifest(base.language_model),
-            "clip": self.model_manifest(base.clip),
-            "convnext": self.model_manifest(base.convnext),
-        }
-
-    def base_flags(self) -> str:
-        """Return the command-line flags that name the base model's parts."""
-        base = self.experiment.base_model
-        return " ".join(
-            (
-                f"--language-model {self.experiment.model_dir(base.language_model)}",
-                f"--clip {self.experiment.model_dir(base.clip)}",
-                f"--convnext {self.experiment.model_dir(base.convnext)}",
-                f"--image-size-aux {base.image_size_aux}",
-                f"--image-grid {base.image_grid}",
-                *(["--image-global"] if base.image_global else []),
-                f"--conversation {base.conversation}",
-            )
-        )
-
-    # evaluation
-
-    def parity_benchmark(self) -> str:
-        """Return the benchmark whose questions the parity gate asks."""
-        rows = self.experiment.benchmarks
-        return next((name for name in rows if rows[name].kind == "textvqa"), next(iter(rows)))
-
-    def questions(self, benchmark: str) -> str:
-        """Return a benchmark's question file."""
-        row = self.experiment.benchmarks[benchmark]
-        return self.data_file(row, row.questions)
-
-    def annotations(self, benchmark: str) -> list[str]:
-        """Return a benchmark's annotation files."""
-        row = self.experiment.benchmarks[benchmark]
-        return [self.data_file(row, name) for name in row.annotations.split(",")]
-
-    def protocol(self, benchmark: str) -> str:
-        """Return a benchmark's protocol as JSON."""
-        row = self.experiment.benchmarks[benchmark]
-        return as_json({"kind": row.kind, "ocr": row.ocr, "max_new_tokens": row.max_new_tokens})
-
-    def submissions(self) -> list[str]:
-        """Return the files to submit, of every run."""
-        rows, names = self.experiment.benchmarks, self.config.submissions
-        suffixes = {name: get_benchmark(rows[name].kind).submission_format for name in names}
-        return [
-            f"{self.evaluation(arm, seed, name)}/submission.{suffixes[name]}"
-            for name in names
-            for arm in self.config.arms
-            for seed in self.config.seeds
-        ]
-
-    def evaluation(self, arm: str, seed: str | int, benchmark: str, control: str = "") -> str:
-        """Return the folder of a run's answers; ``control`` is empty or ``.<condition>``."""
-        return f"results/{self.config.experiment}/eval/{arm}/seed{seed}/{benchmark}{control}"
-
-    def answer_shards(self, arm: str, seed: str, benchmark: str, control: str) -> list[str]:
-        """Return the answer files of a run, under upstream's names."""
-        count = self.config.evaluation_shards
-        base = self.evaluation(arm, seed, benchmark, control)
-        return [f"{base}/answers/{count}_{index}.jsonl" for index in range(count)]
-
-    def real_answers(self, arm: str, seed: str, benchmark: str, control: str) -> list[str]:
-        """Return a run's answers to the real pictures, for those of a control."""
-        return [f"{self.evaluation(arm, seed, benchmark)}/merge.jsonl"] if control else []

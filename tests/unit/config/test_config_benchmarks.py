@@ -6,7 +6,7 @@ from test_config_experiments import raw_config
 from recap.config import load_experiment
 from recap.config.comparison import ComparisonWiring
 from recap.config.positive import PositiveControlWiring
-from recap.config.schema import BenchmarkRow, DownloadRow, PositiveControlRow
+from recap.config.rows import BenchmarkRow, DownloadRow, PositiveControlRow
 from recap.config.sheets import read_sheet
 from recap.config.wiring import Wiring
 from recap.errors import RecapError

@@ -7,7 +7,7 @@ import yaml
 from recap.config import experiment_files, load_experiment
 from recap.config.comparison import ComparisonWiring
 from recap.config.held_out import HeldOutWiring
-from recap.config.schema import ArmRow, FinetunePresetRow
+from recap.config.rows import ArmRow, FinetunePresetRow
 from recap.config.sheets import read_sheet
 from recap.config.wiring import Wiring
 from recap.errors import RecapError

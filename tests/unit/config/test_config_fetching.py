@@ -8,7 +8,7 @@ from test_config_experiments import merge, raw_config
 
 from recap.config import load_experiment
 from recap.config.fetching import FetchWiring, data_request, model_request, requests_for
-from recap.config.schema import DownloadRow, ModelRow
+from recap.config.rows import DownloadRow, ModelRow
 from recap.config.sheets import read_sheet
 from recap.config.wiring import Wiring
 from recap.errors import RecapError

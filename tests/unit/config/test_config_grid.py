@@ -7,7 +7,8 @@ import shlex
 from test_config_experiments import merge, raw_config
 
 from recap.config import load_experiment
-from recap.config.wiring import Wiring, as_json
+from recap.config.data_paths import as_json
+from recap.config.wiring import Wiring
 from recap.mgm.options import add_parts_options, parts_from_args
 from recap.train.request import parse_settings
 

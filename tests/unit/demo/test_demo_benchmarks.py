@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from recap.config.schema import BenchmarkRow
+from recap.config.rows import BenchmarkRow
 from recap.config.sheets import read_sheet
 from recap.demo.settings import WorldSettings
 from recap.demo.world import build_world

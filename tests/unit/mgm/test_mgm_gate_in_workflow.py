@@ -26,7 +26,7 @@ WIDE = "model.layers.1.mlp.up_proj.weight"
 SNAKEFILE = """
 from types import SimpleNamespace
 
-from scripts.recap.config.wiring import as_json
+from scripts.recap.config.data_paths import as_json
 from scripts.recap.settings import EvaluateSettings, MergeSettings
 from scripts.recap.versions import STAGE_VERSIONS
 
