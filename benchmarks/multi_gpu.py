@@ -60,7 +60,7 @@ class Bench:
 
     def __init__(self, args: argparse.Namespace) -> None:
         """Draw what the runs read."""
-        self.folder: Path = args.folder
+        self.folder: Path = args.folder.resolve()
         self.args = args
         self.folder.mkdir(parents=True, exist_ok=True)
         if not (self.folder / "gemma" / "config.json").is_file():
@@ -112,9 +112,7 @@ class Bench:
         out.mkdir(parents=True, exist_ok=True)
         size = {"full": 768, "small": 128}[self.args.scale]
         launch = TrainLaunch(ComputeSettings(train_gpus=len(job.gpus))).command(self.args.threads)
-        command = shlex.split(launch.replace("python ", f"{sys.executable} ", 1))
-        if len(job.gpus) == 1:
-            command = [sys.executable]
+        command = [sys.executable if word == "python" else word for word in shlex.split(launch)]
         command += [str(SCRIPTS / "train_stage.py"), "--stage", job.stage]
         command += ["--data", str(folder / "train.json"), "--image-root", str(folder / "pictures")]
         command += ["--language-model", str(folder / "gemma"), "--clip", str(folder / "clip")]
@@ -128,7 +126,9 @@ class Bench:
         environment = dict(os.environ, CUDA_VISIBLE_DEVICES=",".join(map(str, job.gpus)))
         environment.setdefault("OMP_NUM_THREADS", "4")
         with (out / "log").open("ab") as log:
-            job.process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
+            job.process = subprocess.Popen(
+                command, env=environment, cwd=SCRIPTS.parent, stdout=log, stderr=log
+            )
 
     def made(self, job: Job) -> int:
         """Return how many updates a run has made."""

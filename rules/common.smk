@@ -5,7 +5,7 @@ from scripts.recap.config.comparison import ComparisonWiring
 from scripts.recap.config.fetching import FetchWiring
 from scripts.recap.config.steps import StepWiring
 from scripts.recap.config.held_out import HeldOutWiring
-from scripts.recap.config.launching import TrainLaunch
+from scripts.recap.config.launching import TrainLaunch, lease_command
 from scripts.recap.config.positive import PositiveControlWiring
 from scripts.recap.config.data_paths import as_json
 from scripts.recap.config.wiring import NO_RECIPE, Wiring
@@ -31,6 +31,7 @@ for experiment_file in parse_or_stop(experiment_files, config["experiment"]):
 EXPERIMENT = parse_or_stop(load_experiment, config)
 SETTINGS = EXPERIMENT.config
 COMPUTE = SETTINGS.compute
+LEASE = lease_command(COMPUTE.gpus)
 LAUNCH = TrainLaunch(COMPUTE)
 WIRING = Wiring(EXPERIMENT)
 STEPS = parse_or_stop(StepWiring, WIRING)
@@ -99,6 +100,11 @@ def measured_operators(wildcards):
 def measuring_gpus(wildcards):
     """Return the GPUs of a measuring job: those of a model job if an operator has a model."""
     return COMPUTE.gpus if WIRING.operator_manifests(measured_operators(wildcards)) else 0
+
+
+def measuring_lease(wildcards):
+    """Return what goes before the command of a measuring job, so that it has its own GPUs."""
+    return lease_command(measuring_gpus(wildcards))
 
 
 def measuring_threads(wildcards):

@@ -89,6 +89,7 @@ rule measure_shard:
     threads: measuring_threads
     resources:
         gpu=measuring_gpus,
+        lease=measuring_lease,
         mem_mb=megabytes(COMPUTE.cpu_mem_mb),
         runtime=minutes(COMPUTE.runtime_minutes),
     params:
@@ -98,7 +99,7 @@ rule measure_shard:
         stage_version=STAGE_VERSIONS["measure"],
     shell:
         """
-        python scripts/measure_shard.py \
+        {resources.lease} python scripts/measure_shard.py \
             --records {input.records:q} \
             --image-root {params.image_root:q} \
             --operators {params.operators:q} \

@@ -16,6 +16,7 @@ rule predict_shard:
     threads: COMPUTE.gpu_threads
     resources:
         gpu=COMPUTE.gpus,
+        lease=LEASE,
         mem_mb=megabytes(COMPUTE.model_mem_mb),
         runtime=minutes(COMPUTE.runtime_minutes),
     params:
@@ -29,7 +30,7 @@ rule predict_shard:
         stage_version=STAGE_VERSIONS["predict"],
     shell:
         """
-        python scripts/predict_shard.py \
+        {resources.lease} python scripts/predict_shard.py \
             --checkpoint {params.checkpoint:q} \
             --questions {input.questions:q} \
             --image-root {params.image_root:q} \

@@ -88,6 +88,7 @@ rule check_parity:
     threads: COMPUTE.gpu_threads
     resources:
         gpu=COMPUTE.gpus,
+        lease=LEASE,
         mem_mb=megabytes(COMPUTE.model_mem_mb),
         runtime=minutes(COMPUTE.runtime_minutes),
     params:
@@ -102,7 +103,7 @@ rule check_parity:
         stage_version=STAGE_VERSIONS["merge"],
     shell:
         """
-        python scripts/check_parity.py \
+        {resources.lease} python scripts/check_parity.py \
             --merged {params.merged:q} \
             --adapter {params.adapter:q} \
             {params.base} \

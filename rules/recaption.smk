@@ -17,6 +17,7 @@ rule caption_shard:
     threads: COMPUTE.gpu_threads
     resources:
         gpu=COMPUTE.gpus,
+        lease=LEASE,
         mem_mb=megabytes(COMPUTE.model_mem_mb),
         runtime=minutes(COMPUTE.runtime_minutes),
     params:
@@ -27,7 +28,7 @@ rule caption_shard:
         stage_version=STAGE_VERSIONS["caption"],
     shell:
         """
-        python scripts/caption_shard.py \
+        {resources.lease} python scripts/caption_shard.py \
             --records {input.records:q} \
             --image-root {params.image_root:q} \
             --model {params.model:q} \
@@ -61,6 +62,7 @@ rule choose_caption:
     threads: COMPUTE.gpu_threads
     resources:
         gpu=COMPUTE.gpus,
+        lease=LEASE,
         mem_mb=megabytes(COMPUTE.model_mem_mb),
         runtime=minutes(COMPUTE.runtime_minutes),
     params:
@@ -70,7 +72,7 @@ rule choose_caption:
         stage_version=STAGE_VERSIONS["similarity"],
     shell:
         """
-        python scripts/choose_caption.py \
+        {resources.lease} python scripts/choose_caption.py \
             --records {input.records:q} \
             --captions {input.captions:q} \
             --image-root {params.image_root:q} \
@@ -104,6 +106,7 @@ rule score_similarity:
     threads: COMPUTE.gpu_threads
     resources:
         gpu=COMPUTE.gpus,
+        lease=LEASE,
         mem_mb=megabytes(COMPUTE.model_mem_mb),
         runtime=minutes(COMPUTE.runtime_minutes),
     params:
@@ -113,7 +116,7 @@ rule score_similarity:
         stage_version=STAGE_VERSIONS["similarity"],
     shell:
         """
-        python scripts/score_similarity.py \
+        {resources.lease} python scripts/score_similarity.py \
             --records {input.records:q} \
             --captions {input.captions:q} \
             --image-root {params.image_root:q} \

@@ -64,6 +64,7 @@ rule map_shard:
     threads: 1
     resources:
         gpu=measuring_gpus,
+        lease=measuring_lease,
         mem_mb=megabytes(COMPUTE.cpu_mem_mb),
         runtime=minutes(COMPUTE.runtime_minutes),
     params:
@@ -72,7 +73,7 @@ rule map_shard:
         stage_version=STAGE_VERSIONS["map"],
     shell:
         """
-        python scripts/map_shard.py \
+        {resources.lease} python scripts/map_shard.py \
             --records {input.records:q} \
             --image-root {params.image_root:q} \
             --operators {params.operators:q} \

@@ -16,6 +16,11 @@ GRACE_SECONDS = 60
 _AGENT = "env PET_SIGNALS_TO_HANDLE=SIGTERM,SIGINT,SIGHUP,SIGUSR1 PET_SHUTDOWN_TIMEOUT=600"
 
 
+def lease_command(gpus: int) -> str:
+    """Return what goes before a command, so that it has GPUs of its own on this machine."""
+    return f"python scripts/lease_gpus.py {gpus}" if gpus else "env"
+
+
 @dataclass(frozen=True)
 class TrainLaunch:
     """Ranks, threads, resources and launcher of the training rules."""
@@ -69,11 +74,12 @@ class TrainLaunch:
         """
         if self.compute.train_nodes > 1:
             return self._srun(threads)
+        lease = lease_command(self.compute.train_gpus)
         if self.local_ranks == 1:
-            return "python"
+            return f"{lease} python"
         return " ".join(
             (
-                f"{_AGENT} python -m accelerate.commands.launch --multi_gpu",
+                f"{lease} {_AGENT} python -m accelerate.commands.launch --multi_gpu",
                 f"--num_processes {self.local_ranks} --num_machines 1 --machine_rank 0",
                 "--main_process_port 0",
                 f"--num_cpu_threads_per_process {max(1, threads // self.local_ranks)}",

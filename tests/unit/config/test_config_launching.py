@@ -90,7 +90,8 @@ def test_the_submitted_line_of_a_job_without_gpus():
 
 
 def test_one_rank_needs_no_launcher():
-    assert launch(train_gpus=1).command(8) == launch(train_gpus=0).command(8) == "python"
+    assert launch(train_gpus=0).command(8) == "env python"
+    assert launch(train_gpus=1).command(8) == "python scripts/lease_gpus.py 1 python"
 
 
 @pytest.mark.parametrize(("threads", "each"), [(32, 8), (15, 3), (2, 1)])
