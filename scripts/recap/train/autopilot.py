@@ -89,7 +89,8 @@ def choose_execution(
     """Return the fastest way that fits, and all that was tried.
 
     Args:
-        model: on a GPU, in training mode; left as it was, random state included.
+        model: on a GPU, in training mode; it is left in the way that was tried last, and random
+            states as they were.
         choice: what is left to choose.
         make_batch: makes the longest pass of a number of rows, on the GPU.
         memory_bytes: what the process may reserve.
@@ -105,6 +106,7 @@ def choose_execution(
             trials += tried
             if tried[-1].samples_per_second is not None:
                 break  # memory is no limit: to compute layers twice can only be slower
+    _start_afresh()  # what the run reports as its peak is its own
     fitting = [trial for trial in trials if trial.samples_per_second is not None]
     if not fitting:
         raise RecapError(
@@ -143,8 +145,7 @@ def _measure(
 ) -> Trial:
     set_execution(model, trial.execution)
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    _release()
-    torch.cuda.reset_peak_memory_stats()
+    _start_afresh()
     try:
         spare = OPTIMIZER_BYTES * sum(p.numel() for p in trained) + SPARE_BYTES
         ballast = torch.empty(spare, dtype=torch.uint8, device="cuda")
@@ -163,7 +164,6 @@ def _measure(
         for parameter in trained:
             parameter.grad = None
         reserved = torch.cuda.max_memory_reserved()
-        _release()
     if reserved > memory_bytes:
         return trial
     speed = _STEPS * trial.micro_batch / seconds
@@ -172,9 +172,11 @@ def _measure(
     })  # fmt: skip
 
 
-def _release() -> None:
+def _start_afresh() -> None:
+    """Give back what is not used, and forget how much memory was."""
     gc.collect()
     torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats()
 
 
 class ProbeCache:

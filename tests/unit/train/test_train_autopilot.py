@@ -24,16 +24,19 @@ def settings(**changes: object) -> StageSettings:
 
 def choose(monkeypatch, speeds: dict[tuple[int, float], float | None], shares=(0.0, 0.5, 1.0)):
     """Choose on a card where each way has a given speed; None is out of memory."""
-    asked = []
+    asked, counted = [], []
 
     def measure(model, trial, make_batch, memory_bytes):
         asked.append((trial.micro_batch, trial.checkpointed))
+        counted.append("trial")
         speed = speeds.get(asked[-1])
         return Trial(trial.micro_batch, trial.checkpointed, trial.compiled, 1.0, speed)
 
     monkeypatch.setattr(autopilot, "_measure", measure)
+    monkeypatch.setattr(autopilot, "_start_afresh", lambda: counted.append("peak forgotten"))
     found, trials = choose_execution(None, Choice((1, 2, 4, 8), shares, True), None, 1 << 30)
     assert [(trial.micro_batch, trial.checkpointed) for trial in trials] == asked
+    assert counted == ["trial"] * len(asked) + ["peak forgotten"], "the run's peak is its own"
     return found, asked
 
 
