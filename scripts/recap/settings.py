@@ -274,8 +274,9 @@ class FinetuneSettings(StageSettings):
     packing: bool = Field(
         True,
         description="let short samples share a row, up to the longest sample's length, where no "
-        "sample sees another; saves time where there are text-only samples, and no memory is "
-        "added. The updates stay as they were, dropout masks apart",
+        "sample sees another; saves time where there are short samples. A row of several "
+        "pictures takes more memory, which `auto` measures. The updates stay as they were, "
+        "dropout masks apart",
     )
     lora: LoraSettings = LoraSettings()
     base_quantization: Literal["none", "nf4"] = Field(

@@ -258,13 +258,13 @@ class MGMForCausalLM(PreTrainedModel):
             layout: of the batch, made by whoever collates it, on the model's device and
                 padded on the right; made here by default, for which a GPU waits.
         """
+        left = layout is None and self.config.tokenizer_padding_side == "left"
         batch = self.prepare_inputs(
             input_ids, attention_mask, labels, images_aux, image_features, layout=layout
         )
         layout, head = batch.layout, self.get_output_embeddings()
         if layout.supervised is None or layout.targets is None:
             return MGMOutput(logits=head(self._decode(batch, batch.attention_mask)))
-        left = self.config.tokenizer_padding_side == "left"
         hidden = self._decode(batch, batch.attention_mask if left else None)
         states = hidden.flatten(0, 1).index_select(0, layout.supervised)
         loss = loss_of_states(states, layout.targets, head, num_items_in_batch)

@@ -85,14 +85,17 @@ def choose_execution(
     choice: Choice,
     make_batch: Callable[[int], dict[str, Any]],
     memory_bytes: int,
+    check: Callable[[], None] = lambda: None,
 ) -> tuple[Execution, list[Trial]]:
     """Return the fastest way that fits, and all that was tried.
 
     Args:
-        model: on a GPU, in training mode; left as it was, random state included.
+        model: on a GPU, in training mode; it is left in the way that was tried last, and random
+            states as they were.
         choice: what is left to choose.
         make_batch: makes the longest pass of a number of rows, on the GPU.
         memory_bytes: what the process may reserve.
+        check: called before each trial; may raise.
 
     Raises:
         RecapError: if nothing fits.
@@ -101,10 +104,11 @@ def choose_execution(
     devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
     with torch.random.fork_rng(devices=devices):
         for share in choice.shares:
-            tried = list(_grow(model, choice, share, make_batch, memory_bytes))
+            tried = list(_grow(model, choice, share, make_batch, memory_bytes, check))
             trials += tried
             if tried[-1].samples_per_second is not None:
                 break  # memory is no limit: to compute layers twice can only be slower
+    _start_afresh()  # what the run reports as its peak is its own
     fitting = [trial for trial in trials if trial.samples_per_second is not None]
     if not fitting:
         raise RecapError(
@@ -122,10 +126,12 @@ def _grow(
     share: float,
     make_batch: Callable[[int], dict[str, Any]],
     memory_bytes: int,
+    check: Callable[[], None],
 ) -> Iterator[Trial]:
     """Try larger and larger micro-batches until one does not fit or is not worth it."""
     before = 0.0
     for size in choice.micro_batches:
+        check()
         trial = _measure(model, Trial(size, share, choice.compiled), make_batch, memory_bytes)
         logger.info("tried %s", asdict(trial))
         yield trial
@@ -143,8 +149,7 @@ def _measure(
 ) -> Trial:
     set_execution(model, trial.execution)
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    _release()
-    torch.cuda.reset_peak_memory_stats()
+    _start_afresh()
     try:
         spare = OPTIMIZER_BYTES * sum(p.numel() for p in trained) + SPARE_BYTES
         ballast = torch.empty(spare, dtype=torch.uint8, device="cuda")
@@ -163,7 +168,6 @@ def _measure(
         for parameter in trained:
             parameter.grad = None
         reserved = torch.cuda.max_memory_reserved()
-        _release()
     if reserved > memory_bytes:
         return trial
     speed = _STEPS * trial.micro_batch / seconds
@@ -172,9 +176,11 @@ def _measure(
     })  # fmt: skip
 
 
-def _release() -> None:
+def _start_afresh() -> None:
+    """Give back what is not used, and forget how much memory was."""
     gc.collect()
     torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats()
 
 
 class ProbeCache:

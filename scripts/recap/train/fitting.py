@@ -1,5 +1,6 @@
 """Fitting a stage within the memory there is: the trainer, and another one if that is too much."""
 
+import gc
 import logging
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,13 +11,13 @@ from transformers import TrainingArguments
 
 from ..errors import RecapError
 from ..mgm.conversation import pad_token_id
-from ..settings import FinetuneSettings
 from .arguments import training_arguments
 from .collate import Collator
 from .consistency import farthest_ratio, slope_ratio
 from .gates import GateBook, UpdateGates, require_consistent
 from .loading import to_device
 from .prepare import PreparedData
+from .probing import packs
 from .ranks import agreed
 from .request import StageRequest
 from .schedule import StepPlan
@@ -112,6 +113,7 @@ def fit_in_memory(
         )
         run = _in_passes_of(run, plan)
         del trainer
+        gc.collect()  # it and its callbacks hold each other, and it the optimizer's moments
 
 
 def stage_arguments(request: StageRequest, plan: StepPlan) -> TrainingArguments:
@@ -141,7 +143,7 @@ def _build_trainer(run: Run, parts: RunParts) -> StageTrainer:
             pad_token_id(data.tokenizer), parts.model.config.image_tokens, settings.max_length
         ),
         plan=run.plan,
-        packing=isinstance(settings, FinetuneSettings) and settings.packing,
+        packing=packs(settings),
         gates=UpdateGates(int(parts.model.config.vocab_size), run.book),
         telemetry=parts.telemetry,
         tracker=parts.tracker,

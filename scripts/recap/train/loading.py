@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from ..errors import RecapError
 from .collate import Collator
 from .passes import Pass, Row
 from .signals import STOP_SIGNALS
@@ -67,8 +68,17 @@ class UpdateBatches:
         return self._count
 
     def next(self) -> dict[str, Any]:
-        """Return the next batch, on the device."""
-        return to_device(next(self._source), self._device)
+        """Return the next batch, on the device.
+
+        Raises:
+            RecapError: if a sample cannot be read, as it says itself.
+        """
+        try:
+            batch = next(self._source)
+        except RecapError as error:
+            # A worker's message is the last line of its traceback.
+            raise RecapError(str(error).rpartition("RecapError: ")[2].strip()) from error
+        return to_device(batch, self._device)
 
 
 class UpdateLoader:

@@ -5,7 +5,6 @@ the loss nor the gradient, as the loss is divided by the update's count of token
 they are sorted by length, which leaves little padding and gives the ranks equal work.
 """
 
-import heapq
 from collections.abc import Sequence
 
 from .schedule import StepPlan
@@ -34,15 +33,17 @@ def plan_passes(
     """
     updates = []
     for start in range(0, len(order), plan.global_batch):
-        members = order[start : start + plan.global_batch]
-        rows: Pass = [(index,) for index in members]
-        if capacity:
-            rows = pack(members, lengths, capacity)
+        rows = rows_of_update(order[start : start + plan.global_batch], lengths, capacity)
         sizes = {row: sum(lengths[index] for index in row) for row in rows}
         rows.sort(key=lambda row: -sizes[row])
         passes = [rows[i : i + plan.micro_batch] for i in range(0, len(rows), plan.micro_batch)]
         updates.append(passes[rank :: plan.world_size])
     return updates
+
+
+def rows_of_update(members: Sequence[int], lengths: Sequence[int], capacity: int) -> list[Row]:
+    """Return the rows of an update's samples; see :func:`plan_passes`."""
+    return pack(members, lengths, capacity) if capacity else [(index,) for index in members]
 
 
 def pack(members: Sequence[int], lengths: Sequence[int], capacity: int) -> list[Row]:
@@ -62,8 +63,3 @@ def pack(members: Sequence[int], lengths: Sequence[int], capacity: int) -> list[
         rows[row].append(index)
         room[row] -= lengths[index]
     return [tuple(row) for row in rows]
-
-
-def longest_pass(lengths: Sequence[int], micro_batch: int) -> list[int]:
-    """Return the samples of the largest pass that training could make, longest first."""
-    return heapq.nlargest(micro_batch, range(len(lengths)), key=lambda index: lengths[index])

@@ -3,14 +3,17 @@
 import importlib.util
 import logging
 from collections.abc import Callable
+from dataclasses import asdict
 from typing import Any
 
 import torch
 import transformers
 from accelerate.utils import broadcast_object_list
 
-from ..mgm.conversation import IGNORE_INDEX
+from ..errors import RecapError
+from ..mgm.conversation import IGNORE_INDEX, IMAGE_TOKEN_INDEX
 from ..settings import FinetuneSettings, StageSettings
+from ..versions import STAGE_VERSIONS
 from .autopilot import (
     GIB,
     LARGEST_MICRO_BATCH,
@@ -22,9 +25,11 @@ from .autopilot import (
 from .collate import Collator
 from .execution import Execution, set_execution
 from .loading import to_device
+from .passes import Row, rows_of_update
 from .prepare import PreparedData
 from .request import StageRequest
 from .schedule import StepPlan
+from .signals import StopRequest
 
 logger = logging.getLogger(__name__)
 
@@ -65,6 +70,7 @@ def resolve_execution(
     plan: StepPlan,
     model: Any,
     base: dict[str, str],
+    stop: StopRequest,
     *,
     leads: bool,
 ) -> Execution:
@@ -76,22 +82,36 @@ def resolve_execution(
         plan: step arithmetic.
         model: trained parts set, on the CPU; on a GPU afterwards, if there is one.
         base: hashes of the base models.
+        stop: a run of one rank asks it between trials; several ranks end them together.
         leads: whether this is rank zero, whose choice all ranks take.
 
     Raises:
-        RecapError: if nothing fits into the memory.
+        RecapError: if the model, or one sample beside it, does not fit into the memory.
+        InterruptedRunError: if the run was asked to stop.
     """
+
+    def check() -> None:
+        if plan.world_size == 1 and stop.before_update():
+            raise stop.interruption("while it tried how to make passes")
+
     settings, on_gpu = request.settings, torch.cuda.is_available()
     budget = memory_budget(settings) if on_gpu else 0
+    if on_gpu:
+        _move_to_gpu(model, budget)
     choice = open_choice(settings, plan, on_gpu=on_gpu)
     chosen = choice.settled
     if chosen is None:
-        cache = ProbeCache(request.probe_cache, _key(request, data, plan, base, budget))
+        row = fullest_row(data, packing=packs(settings))
+        facts = _facts(request, data, row) | {
+            "choice": asdict(choice), "base": base["configuration"], "ranks": plan.world_size,
+            "memory": budget,
+        }  # fmt: skip
+        cache = ProbeCache(request.probe_cache, facts)
         chosen = cache.read()
         if chosen is None:
-            model.cuda().train()
-            batches = batch_maker(data, model.config, settings.max_length)
-            chosen, trials = choose_execution(model, choice, batches, budget)
+            model.train()
+            batches = batch_maker(data, row, model.config, settings.max_length)
+            chosen, trials = choose_execution(model, choice, batches, budget, check)
             if leads:
                 cache.write(chosen, trials)
     if plan.world_size > 1:
@@ -103,47 +123,94 @@ def resolve_execution(
     return chosen
 
 
-def _key(
-    request: StageRequest, data: PreparedData, plan: StepPlan, base: dict[str, str], budget: int
-) -> dict[str, Any]:
+def _move_to_gpu(model: Any, budget: int) -> None:
+    try:
+        model.cuda()
+    except torch.cuda.OutOfMemoryError as error:
+        raise RecapError(
+            f"the model alone does not fit into {budget / GIB:.1f} GiB of GPU memory; hold the "
+            "base in 4 bits (base_quantization: nf4 of stage 2), or raise memory_gib on a larger "
+            "GPU"
+        ) from error
+
+
+def _facts(request: StageRequest, data: PreparedData, row: Row) -> dict[str, Any]:
+    """Return what memory and speed depend on besides the model, its ranks and the budget."""
     settings = request.settings
     free = {"learning_rate", "warmup_ratio", "weight_decay", "max_grad_norm", "epochs"}
     free |= {"save_steps", "logging_steps", "group_by_modality_length", "image_aspect_ratio"}
     return {
         "stage": request.stage,
+        "stage_version": STAGE_VERSIONS["train"],
         "settings": settings.model_dump(exclude=free),
-        "base": base["configuration"],
         "longest": max(data.lengths),
-        "ranks": plan.world_size,
+        "pictures": _pictures(data, row),
+        "packed": len(row) > 1,
         "gpu": torch.cuda.get_device_name(),
-        "memory": budget,
         "torch": torch.__version__,
         "transformers": transformers.__version__,
-        "adapter": isinstance(settings, FinetuneSettings),
     }
 
 
-def batch_maker(
-    data: PreparedData, config: Any, max_length: int
-) -> Callable[[int], dict[str, Any]]:
-    """Return a function that makes the longest possible pass of some rows, on the GPU.
+def packs(settings: StageSettings) -> bool:
+    """Return whether samples share rows."""
+    return isinstance(settings, FinetuneSettings) and settings.packing
 
-    Each row is as long as the longest sample, and has a picture if any sample has one.
+
+def fullest_row(data: PreparedData, *, packing: bool) -> Row:
+    """Return the row of training that needs the most memory, apart from its length.
+
+    That is one with the most pictures, whose maps are kept for the backward pass; of those,
+    one that is packed, whose mask keeps attention from its leanest kernel.
     """
-    pictures = [i for i, sample in enumerate(data.samples) if sample.image is not None]
-    members = pictures or range(len(data.samples))
-    longest = data.encoded[max(members, key=lambda index: data.lengths[index])]
-    ids, labels = list(longest.input_ids), list(longest.labels)
-    missing = max(data.lengths) - max(data.lengths[index] for index in members)
-    ids += [_PAD_TO_LENGTH] * missing
-    labels += [IGNORE_INDEX] * missing
-    size = config.image_size_aux
+    size, capacity = data.plan.global_batch, max(data.lengths) if packing else 0
+    rows = (
+        row
+        for start in range(0, len(data.order), size)
+        for row in rows_of_update(data.order[start : start + size], data.lengths, capacity)
+    )
+    return max(rows, key=lambda row: (_pictures(data, row), len(row) > 1))
+
+
+def _pictures(data: PreparedData, row: Row) -> int:
+    return sum(data.samples[index].image is not None for index in row)
+
+
+def batch_maker(
+    data: PreparedData, row: Row, config: Any, max_length: int
+) -> Callable[[int], dict[str, Any]]:
+    """Return a function that makes the largest possible pass of some rows, on the GPU.
+
+    Each row is as long as the longest sample, and has as many pictures as ``row``, the
+    fullest one (:func:`fullest_row`); it is packed if that is.
+    """
+    pictures, size = _pictures(data, row), config.image_size_aux
+    pictured = [index for index, sample in enumerate(data.samples) if sample.image is not None]
+    members = pictured if pictures else range(len(data.samples))
+    main = max(members, key=lambda index: data.lengths[index])
+    ids, labels = list(data.encoded[main].input_ids), list(data.encoded[main].labels)
+    beside = [IMAGE_TOKEN_INDEX] * (pictures - 1)
+    if len(row) > 1 and not beside:
+        beside = [_PAD_TO_LENGTH]
+    taken = len(beside) * (config.image_tokens if pictures > 1 else 1)
+    room = max(data.lengths) - taken - data.lengths[main]
+    # Text comes or goes before the answers: they are what the head is applied to.
+    start = ids.index(IMAGE_TOKEN_INDEX) + 1 if pictures else 1
+    change = slice(start, start + max(-room, 0))
+    ids[change], labels[change] = [_PAD_TO_LENGTH] * room, [IGNORE_INDEX] * room
+    parts = [(ids, labels), *(([token], [IGNORE_INDEX]) for token in beside)]
     collate = Collator(0, config.image_tokens, max_length)
 
     def make(rows: int) -> dict[str, Any]:
-        pixels = torch.randint(0, 256, (3, size, size), dtype=torch.uint8)
-        picture = pixels if pictures else None
-        sample = {"input_ids": ids, "labels": labels, "image": picture}
-        return to_device(collate([sample] * rows), torch.device("cuda"))
+        picture = torch.randint(0, 256, (3, size, size), dtype=torch.uint8)
+        samples = [
+            {
+                "input_ids": text,
+                "labels": wanted,
+                "image": picture if IMAGE_TOKEN_INDEX in text else None,
+            }
+            for text, wanted in parts
+        ]
+        return to_device(collate([samples] * rows), torch.device("cuda"))
 
     return make

@@ -84,7 +84,7 @@ def _train(run: Run, perf: PerfRecord) -> None:
     start = projector_hash(model)
     if request.stage1_manifest is not None:
         require_start_projector(book, start, expected_projector_hash(request.stage1_manifest))
-    chosen = resolve_execution(request, data, run.plan, model, base, leads=run.leads)
+    chosen = resolve_execution(request, data, run.plan, model, base, run.stop, leads=run.leads)
     run = replace(run, plan=run.plan.with_micro_batch(chosen.micro_batch))
     telemetry = Telemetry(store.folder if run.leads else None)
     checkpoint = _restore(store, telemetry)

@@ -51,6 +51,16 @@ def test_packed_rows_have_the_loss_and_gradient_of_single_ones(mgm_model, mgm_to
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6)
 
 
+def test_a_left_padding_tokenizer_does_not_join_packed_samples(
+    mgm_model, mgm_tokenizer, monkeypatch
+):
+    samples = encoded(mgm_tokenizer)
+    batch = Collator(0, mgm_model.config.image_tokens)([[samples[1], samples[3]], [samples[0]]])
+    expected = mgm_model(**batch).loss
+    monkeypatch.setattr(mgm_model.config, "tokenizer_padding_side", "left")
+    torch.testing.assert_close(mgm_model(**batch).loss, expected)
+
+
 def test_positions_and_labels_start_anew_in_a_packed_row(mgm_model, mgm_tokenizer):
     samples = encoded(mgm_tokenizer)
     samples[2] = replace_labels(samples[2])

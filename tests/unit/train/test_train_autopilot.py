@@ -24,16 +24,19 @@ def settings(**changes: object) -> StageSettings:
 
 def choose(monkeypatch, speeds: dict[tuple[int, float], float | None], shares=(0.0, 0.5, 1.0)):
     """Choose on a card where each way has a given speed; None is out of memory."""
-    asked = []
+    asked, counted = [], []
 
     def measure(model, trial, make_batch, memory_bytes):
         asked.append((trial.micro_batch, trial.checkpointed))
+        counted.append("trial")
         speed = speeds.get(asked[-1])
         return Trial(trial.micro_batch, trial.checkpointed, trial.compiled, 1.0, speed)
 
     monkeypatch.setattr(autopilot, "_measure", measure)
+    monkeypatch.setattr(autopilot, "_start_afresh", lambda: counted.append("peak forgotten"))
     found, trials = choose_execution(None, Choice((1, 2, 4, 8), shares, True), None, 1 << 30)
     assert [(trial.micro_batch, trial.checkpointed) for trial in trials] == asked
+    assert counted == ["trial"] * len(asked) + ["peak forgotten"], "the run's peak is its own"
     return found, asked
 
 
@@ -142,3 +145,20 @@ def test_a_run_says_how_it_made_its_passes(world, tmp_path: Path) -> None:
     details = read_json(tmp_path / "result" / "manifest.json")["details"]
     assert details["execution"] == {"micro_batch": 8, "checkpointed": 0.0, "compiled": False}
     assert details["plan"]["accumulation"] == 1
+
+
+def test_a_signal_is_heard_between_trials(monkeypatch) -> None:
+    made = []
+
+    def measure(model, trial, make_batch, memory_bytes):
+        made.append(trial.micro_batch)
+        return Trial(trial.micro_batch, 0.0, True, 1.0, 10.0 * trial.micro_batch)
+
+    def check() -> None:
+        if len(made) == 2:
+            raise InterruptedError
+
+    monkeypatch.setattr(autopilot, "_measure", measure)
+    with pytest.raises(InterruptedError):
+        choose_execution(None, Choice((1, 2, 4), (0.0,), True), None, 1 << 30, check)
+    assert made == [1, 2]

@@ -1,7 +1,9 @@
 """Running out of GPU memory in mid-run: smaller passes, the same trajectory."""
 
+import gc
 import logging
 import shutil
+import weakref
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,7 @@ from safetensors.torch import load_file
 import train_stage
 from recap.errors import RecapError
 from recap.io import read_json, read_jsonl
+from recap.train import fitting
 from recap.train.request import parse_settings
 from recap.train.schedule import plan_steps
 
@@ -64,6 +67,29 @@ def test_a_run_goes_on_from_the_last_update(world, plenty: Path, tmp_path: Path,
     assert read_json(plenty / "manifest.json")["details"]["micro_batch_sizes"] == [4]
     gates = [gate["name"] for gate in read_json(result / "gates.json")["gates"]]
     assert len(gates) == len(set(gates))
+
+
+def test_a_trainer_that_ran_out_of_memory_leaves_none_of_it_behind(
+    world, tmp_path: Path, monkeypatch
+) -> None:
+    build, built = fitting._build_trainer, []
+
+    def watched(run, parts):
+        assert all(earlier() is None for earlier in built), "its moments are still held"
+        trainer = build(run, parts)
+        built.append(weakref.ref(trainer))
+        return trainer
+
+    monkeypatch.setattr(fitting, "_build_trainer", watched)
+    # pytest keeps log records, and with them the error's frames
+    monkeypatch.setattr(logging.root.manager, "disable", logging.WARNING)
+    gc.disable()
+    try:
+        with processes.scarce_memory(1, after=4):
+            train(world, tmp_path)
+    finally:
+        gc.enable()
+    assert len(built) == 3
 
 
 def test_memory_that_never_sufficed_shrinks_the_first_pass(

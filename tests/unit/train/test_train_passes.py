@@ -2,12 +2,11 @@
 
 from collections import Counter
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from recap.settings import StageSettings
-from recap.train.passes import longest_pass, pack, plan_passes
+from recap.train.passes import pack, plan_passes
 from recap.train.schedule import plan_steps
 
 
@@ -56,8 +55,3 @@ def test_packing_by_hand() -> None:
     lengths = [60, 50, 45, 40, 5, 120]
     # decreasing: 120 alone, 60, 50 + 45, then 40 beside 60, 5 beside 50 + 45
     assert pack(range(6), lengths, 100) == [(5,), (0, 3), (1, 2, 4)]
-
-
-@pytest.mark.parametrize("micro", [1, 3, 100])
-def test_the_longest_pass(micro: int) -> None:
-    assert longest_pass([5, 9, 7, 9], micro) == [1, 3, 2, 0][:micro]
