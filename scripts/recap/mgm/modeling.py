@@ -19,6 +19,7 @@ from .mining import Attend, build_unit, mine_patch_info
 from .processing import ImagePreprocessor
 from .projector import build_projector, project
 from .splicing import Layout, Spliced, lay_out, weave
+from .trained_parts import connect_unused, set_trainable
 from .vision import ClipTower, cut_aux_views, derive_clip_views
 
 PROJECTOR_MODULES = (
@@ -126,18 +127,7 @@ class MGMForCausalLM(PreTrainedModel):
         Raises:
             RecapError: for another stage.
         """
-        if stage not in ("pretrain", "finetune"):
-            raise RecapError(f"unknown training stage {stage!r}")
-        self.requires_grad_(False)
-        for name in PROJECTOR_MODULES:
-            getattr(self, name).float().requires_grad_(True)
-        if stage == "finetune":
-            named = list(self.language_model.named_parameters())
-            adapter = [parameter for name, parameter in named if "lora_" in name]
-            for parameter in adapter or [parameter for _, parameter in named]:
-                parameter.requires_grad_(True)
-            for parameter in adapter:
-                parameter.data = parameter.data.float()
+        set_trainable(self, stage, PROJECTOR_MODULES)
 
     def encode_images(self, images_aux: torch.Tensor) -> torch.Tensor:
         """Return the visual embeddings of pictures, before the embedding scale.
@@ -268,7 +258,7 @@ class MGMForCausalLM(PreTrainedModel):
         hidden = self._decode(batch, batch.attention_mask if left else None)
         states = hidden.flatten(0, 1).index_select(0, layout.supervised)
         loss = loss_of_states(states, layout.targets, head, num_items_in_batch)
-        return MGMOutput(loss=loss + self._connect_unused())
+        return MGMOutput(loss=loss + connect_unused(self, PROJECTOR_MODULES))
 
     def _decode(self, batch: Spliced, mask: torch.Tensor | None) -> torch.Tensor:
         """Return the decoder's output (R, L, hidden); without a mask, rows end in padding.
@@ -283,16 +273,6 @@ class MGMForCausalLM(PreTrainedModel):
             position_ids=None if alike else batch.position_ids,
             use_cache=False,
         ).last_hidden_state
-
-    def _connect_unused(self) -> torch.Tensor | float:
-        """Return zero, tied to trained vision weights that a text-only batch leaves out."""
-        if not (self.training and torch.is_grad_enabled()):
-            return 0.0
-        modules = (getattr(self, name) for name in PROJECTOR_MODULES)
-        weights = [p for module in modules for p in module.parameters() if p.requires_grad]
-        if not weights:
-            return 0.0
-        return torch.stack([weight.flatten()[0] * 0.0 for weight in weights]).sum()
 
     @torch.no_grad()
     def generate_answers(
