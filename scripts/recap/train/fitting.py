@@ -20,6 +20,7 @@ from .prepare import PreparedData
 from .ranks import agreed
 from .request import StageRequest
 from .schedule import StepPlan
+from .sharding import exhausted, is_sharded
 from .signals import StopRequest
 from .state import StateStore
 from .steps import UpdateCutShortError
@@ -46,6 +47,11 @@ class Run:
     def leads(self) -> bool:
         """Whether this process is rank zero, the one that writes."""
         return int(self.args.process_index) == 0
+
+    @property
+    def sharded(self) -> bool:
+        """Whether the frozen base is cut over the ranks."""
+        return is_sharded(self.request.settings, self.plan.world_size)
 
 
 @dataclass(frozen=True)
@@ -82,7 +88,7 @@ def fit_in_memory(
         The trainer that made the last update, and the seconds of all updates made here.
 
     Raises:
-        RecapError: if memory does not suffice for one sample.
+        RecapError: if memory does not suffice for one sample, or at all where ranks share the base.
     """
     seconds: list[float] = []
     consistent = False
@@ -142,6 +148,7 @@ def _build_trainer(run: Run, parts: RunParts) -> StageTrainer:
         ),
         plan=run.plan,
         packing=isinstance(settings, FinetuneSettings) and settings.packing,
+        sharded=run.sharded,
         gates=UpdateGates(int(parts.model.config.vocab_size), run.book),
         telemetry=parts.telemetry,
         tracker=parts.tracker,
@@ -157,6 +164,7 @@ def _slope(trainer: StageTrainer, run: Run) -> float:
 
     Raises:
         OutOfMemoryInUpdateError: on every rank, if it does not fit into one's memory.
+        RecapError: instead, on that rank alone, if they share the base.
     """
     data, size = run.data, run.plan.micro_batch
     start = next(
@@ -171,8 +179,13 @@ def _slope(trainer: StageTrainer, run: Run) -> float:
     parameters = list(trainer.trainables().values())
     ratio = None
     try:
-        ratio = slope_ratio(parameters, lambda: model(**inputs).loss, run.request.seed)
+        ratio = slope_ratio(
+            *(parameters, lambda: model(**inputs).loss, run.request.seed),
+            agreed if run.sharded else bool,
+        )
     except torch.cuda.OutOfMemoryError as error:
+        if run.sharded:
+            raise exhausted("before the first update", error) from error
         logger.warning("before the first update: %s", error)
     if agreed(ratio is None) or ratio is None:
         raise OutOfMemoryInUpdateError

@@ -6,6 +6,7 @@ they are sorted by length, which leaves little padding and gives the ranks equal
 """
 
 import heapq
+import math
 from collections.abc import Sequence
 
 from .schedule import StepPlan
@@ -15,7 +16,13 @@ Pass = list[Row]
 
 
 def plan_passes(
-    order: Sequence[int], lengths: Sequence[int], plan: StepPlan, rank: int, capacity: int = 0
+    order: Sequence[int],
+    lengths: Sequence[int],
+    plan: StepPlan,
+    rank: int,
+    capacity: int = 0,
+    *,
+    alike: bool = False,
 ) -> list[list[Pass]]:
     """Return the passes of each update that one rank makes.
 
@@ -26,6 +33,7 @@ def plan_passes(
         rank: from 0.
         capacity: positions of a row into which several samples are packed; 0 for a sample
             a row.
+        alike: whether ranks must make equally many passes; one that has fewer gets empty ones.
 
     Returns:
         Passes an update, each of up to ``plan.micro_batch`` rows of sample indices. Each
@@ -41,7 +49,10 @@ def plan_passes(
         sizes = {row: sum(lengths[index] for index in row) for row in rows}
         rows.sort(key=lambda row: -sizes[row])
         passes = [rows[i : i + plan.micro_batch] for i in range(0, len(rows), plan.micro_batch)]
-        updates.append(passes[rank :: plan.world_size])
+        mine = passes[rank :: plan.world_size]
+        if alike:
+            mine += [[]] * (math.ceil(len(passes) / plan.world_size) - len(mine))
+        updates.append(mine)
     return updates
 
 

@@ -109,6 +109,7 @@ def _key(
     settings = request.settings
     free = {"learning_rate", "warmup_ratio", "weight_decay", "max_grad_norm", "epochs"}
     free |= {"save_steps", "logging_steps", "group_by_modality_length", "image_aspect_ratio"}
+    free |= {"shard_base"}
     return {
         "stage": request.stage,
         "settings": settings.model_dump(exclude=free),

@@ -1,6 +1,7 @@
 """``transformers.Trainer`` with our order, loss normalisation, gates and checkpoints."""
 
 import logging
+import math
 import os
 from collections.abc import Iterator
 from functools import partial
@@ -22,6 +23,7 @@ from .passes import plan_passes
 from .prepare import PreparedData
 from .ranks import add_over_ranks, agreed, equal_over_ranks, highest
 from .schedule import StepPlan
+from .sharding import exhausted
 from .signals import StopRequest
 from .state import StateStore
 from .steps import StepEnd, UpdateCutShortError
@@ -57,6 +59,7 @@ class StageTrainer(Trainer):
         collator: Collator,
         plan: StepPlan,
         packing: bool,
+        sharded: bool,
         gates: UpdateGates,
         telemetry: Telemetry,
         tracker: Tracker | None,
@@ -74,6 +77,7 @@ class StageTrainer(Trainer):
             collator: of passes.
             plan: step arithmetic.
             packing: whether short samples share a row.
+            sharded: whether every pass is a meeting of all ranks, see :mod:`.sharding`.
             gates: what must hold for each update.
             telemetry: gets a row an update.
             tracker: is shown each update, on the rank that leads.
@@ -87,6 +91,7 @@ class StageTrainer(Trainer):
         self._collator = collator
         self._order = data.order
         self._packing = packing
+        self._sharded = sharded
         self.plan = plan
         self.gates = gates
         self._telemetry = telemetry
@@ -123,6 +128,7 @@ class StageTrainer(Trainer):
             self.plan,
             self.args.process_index,
             max(self._data.lengths) if self._packing else 0,
+            alike=self._sharded,
         )
         on_gpu = self.args.device.type == "cuda"
         ranks_here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
@@ -153,24 +159,28 @@ class StageTrainer(Trainer):
         """Make all passes of an update, forward and backward.
 
         Gradients stay on their rank until all of them are done. Hence a rank that runs out of
-        memory, or of time, never leaves the others waiting for it.
+        memory, or of time, never leaves the others waiting for it. Ranks that share the base agree
+        on each pass beforehand, and cannot go on after one that did not fit.
 
         Raises:
             UpdateCutShortError: on every rank alike.
             OutOfMemoryInUpdateError: on every rank alike.
+            RecapError: if one that shares the base runs out of memory, on that rank alone.
         """
         model.train()
         loss = torch.zeros((), device=self.args.device)
         trouble = _NONE
         try:
             for number in range(len(inputs)):
-                if self._stop.cuts_short(number, len(inputs)):
+                if self._late(number, len(inputs)):
                     trouble = _CUT_SHORT
                     break
                 part = model(**inputs.next(), num_items_in_batch=num_items_in_batch).loss
                 part.backward()
                 loss += part.detach()
         except torch.cuda.OutOfMemoryError as error:
+            if self._sharded:
+                raise exhausted(f"update {self.state.global_step + 1}", error) from error
             logger.warning("update %d: %s", self.state.global_step + 1, error)
             trouble = _EXHAUSTED
         trouble = highest(trouble)
@@ -179,6 +189,10 @@ class StageTrainer(Trainer):
         self._sum_over_ranks(loss)
         self._loss = loss
         return loss
+
+    def _late(self, done: int, passes: int) -> bool:
+        late = self._stop.cuts_short(done, passes)
+        return agreed(late) if self._sharded else late
 
     def _sum_over_ranks(self, loss: torch.Tensor) -> None:
         """Add up the ranks' shares of the update's loss and gradients, in place."""
@@ -277,9 +291,11 @@ class StageTrainer(Trainer):
             if data.name in written:
                 continue
             mine = range(rank, len(data.dataset), ranks)
+            most = math.ceil(len(data.dataset) / ranks)
             part = summed_loss(
                 *(model, mine, data, self.data_collator, self.plan.micro_batch),
-                lambda: self._stop.cuts_short(1, 1),
+                lambda: self._late(1, 1),
+                math.ceil(most / self.plan.micro_batch) if self._sharded else 0,
             )
             self.held_out_cut_short = agreed(part is None)
             if part is None or self.held_out_cut_short:
