@@ -123,6 +123,10 @@ def count_bytes(rank: int, port: str, world, values: dict, out: str) -> None:
     frozen = [(n, p.nbytes) for n, p in model.named_parameters() if not p.requires_grad]
     before = dict(frozen)
     shard_decoder(model, torch.device("cpu"), 2)
+    tokens = torch.zeros((1, 2), dtype=torch.long)
+    assert model.get_input_embeddings()(tokens).requires_grad
+    with torch.no_grad():
+        assert not model.get_input_embeddings()(tokens).requires_grad
     held = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
@@ -213,7 +217,7 @@ def test_one_rank_has_nobody_to_share_with(
 
 @pytest.mark.slow
 def test_compiled_layers_are_sharded_too(command, alone: Path, tmp_path: Path) -> None:
-    result = on_two(command(compile_blocks=True, gradient_checkpointing=0.5), tmp_path)
+    result = on_two(command(compile_blocks=True, gradient_checkpointing=0.5), tmp_path, 900)
     rows, others = (read_jsonl(folder / "telemetry.jsonl") for folder in (result, alone))
     for row, other in zip(rows, others, strict=True):
         assert row == pytest.approx(other, rel=1e-4)
