@@ -51,7 +51,7 @@ def shard_decoder(model: MGMForCausalLM, device: torch.device, ranks: int) -> No
     fully_shard(decoder, mesh=mesh, ignored_params=set(decoder.parameters()))
     _place_the_rest(model, device)
     # Else a pass without pictures has no backward pass through the decoder in stage 1, while
-    # other ranks wait for its pieces. That transformers' checkpointing does so too is a side effect.
+    # other ranks wait for its pieces. transformers' checkpointing does so too, as a side effect.
     model.get_input_embeddings().register_forward_hook(_require_gradient)
     held = _frozen_bytes(decoder.layers)
     logger.info(
