@@ -24,6 +24,7 @@ rule pretrain:
         # Not a parameter: the number of ranks changes no result.
         launcher=lambda wildcards, threads: LAUNCH.command(threads),
         save_steps=SETTINGS.train.pretrain.save_steps,
+        shard_base=int(SETTINGS.train.pretrain.shard_base),
         tracker=SETTINGS.train.tracker,
         mem_mb=megabytes(LAUNCH.mem_mb),
         runtime=minutes(COMPUTE.train_runtime_minutes),
@@ -31,7 +32,7 @@ rule pretrain:
         base=WIRING.base_flags(),
         image_root=lambda wildcards: WIRING.image_root(corpus_row(wildcards)),
         held_out=HELD_OUT.flags("pretrain"),
-        settings=as_json(SETTINGS.train.pretrain, exclude={"save_steps"}),
+        settings=as_json(SETTINGS.train.pretrain, exclude={"save_steps", "shard_base"}),
         folder=subpath(output.manifest, parent=True),
         seed=lambda wildcards: WIRING.train_seed(wildcards.arm, wildcards.seed),
         state="results/{experiment}/state/pretrain/{arm}.seed{seed}",
@@ -47,6 +48,7 @@ rule pretrain:
             {params.held_out} \
             --settings {params.settings:q} \
             --save-steps {resources.save_steps} \
+            --shard-base {resources.shard_base} \
             --seed {params.seed} \
             --state-dir {params.state:q} \
             --out-dir {params.folder:q} \
@@ -89,6 +91,7 @@ rule finetune:
         # Not a parameter: the number of ranks changes no result.
         launcher=lambda wildcards, threads: LAUNCH.command(threads),
         save_steps=SETTINGS.train.finetune.save_steps,
+        shard_base=int(SETTINGS.train.finetune.shard_base),
         tracker=SETTINGS.train.tracker,
         mem_mb=megabytes(LAUNCH.mem_mb),
         runtime=minutes(COMPUTE.train_runtime_minutes),
@@ -96,7 +99,7 @@ rule finetune:
         base=WIRING.base_flags(),
         image_root=lambda wildcards: WIRING.image_root(EXPERIMENT.instructions),
         held_out=HELD_OUT.flags("finetune"),
-        settings=as_json(SETTINGS.train.finetune, exclude={"save_steps"}),
+        settings=as_json(SETTINGS.train.finetune, exclude={"save_steps", "shard_base"}),
         folder=subpath(output.manifest, parent=True),
         seed=lambda wildcards: WIRING.train_seed(wildcards.arm, wildcards.seed),
         state="results/{experiment}/state/finetune/{arm}.seed{seed}",
@@ -114,6 +117,7 @@ rule finetune:
             --projector-manifest {input.projector_manifest:q} \
             --settings {params.settings:q} \
             --save-steps {resources.save_steps} \
+            --shard-base {resources.shard_base} \
             --seed {params.seed} \
             --state-dir {params.state:q} \
             --out-dir {params.folder:q} \

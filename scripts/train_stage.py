@@ -38,6 +38,7 @@ def parser() -> argparse.ArgumentParser:
     cli.add_argument("--projector-manifest", type=Path, help="by default beside the projector")
     cli.add_argument("--settings", required=True, help="JSON text, or a JSON or YAML file")
     cli.add_argument("--save-steps", type=int, help="updates a checkpoint; wins over settings")
+    cli.add_argument("--shard-base", type=int, choices=(0, 1), help="1: cut it; wins over settings")
     cli.add_argument("--seed", required=True, type=int, help="of initialisation, order, dropout")
     cli.add_argument("--state-dir", required=True, type=Path, help="resumable state")
     cli.add_argument("--out-dir", required=True, type=Path, help="weights, telemetry, manifest")
@@ -67,9 +68,8 @@ def main(args: argparse.Namespace) -> None:
     from recap.train.stage import run_stage
 
     arguments = vars(args)
-    save_steps = arguments.pop("save_steps")
-    if save_steps is not None:
-        values["save_steps"] = save_steps
+    free = {name: arguments.pop(name) for name in ("save_steps", "shard_base")}
+    values |= {name: value for name, value in free.items() if value is not None}
     parts = parts_from_args(args)
     for name in vars(parts):
         del arguments[name]

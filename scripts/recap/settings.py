@@ -257,6 +257,13 @@ class StageSettings(Settings):
         description="GPU memory in GiB that a rank may reserve, of what the card has; no effect on "
         "a CPU",
     )
+    shard_base: bool = Field(
+        False,
+        description="cut the frozen decoder layers over the ranks, for 7B and 13B: each holds its "
+        "share of them and gathers a layer when it is computed, which costs time, least within a "
+        "node. Needs numbers for `micro_batch_size` and `gradient_checkpointing`; no effect on one "
+        "rank. Changes no result",
+    )
     logging_steps: int = Field(
         1, ge=1, description="updates between lines of telemetry.jsonl; spikes are always in it"
     )
@@ -266,6 +273,17 @@ class StageSettings(Settings):
         description="updates between resumable checkpoints, which hold what is trained and its "
         "moments, 12 bytes a number; a killed run repeats fewer than so many updates",
     )
+
+    @model_validator(mode="after")
+    def _shared_passes_are_given(self) -> "StageSettings":
+        names = ("micro_batch_size", "gradient_checkpointing")
+        missing = [f"`{name}`" for name in names if getattr(self, name) == "auto"]
+        if self.shard_base and missing:
+            raise ValueError(
+                f"`shard_base` needs a value for {' and '.join(missing)}: `auto` tries what does "
+                "not fit, after which ranks that share their weights cannot go on"
+            )
+        return self
 
 
 class FinetuneSettings(StageSettings):
@@ -285,6 +303,15 @@ class FinetuneSettings(StageSettings):
         "of bfloat16's memory and slower; needs the package bitsandbytes. The adapter is merged "
         "into the unquantised weights",
     )
+
+    @model_validator(mode="after")
+    def _shares_are_not_quantised(self) -> "FinetuneSettings":
+        if self.base_quantization != "none" and self.shard_base:
+            raise ValueError(
+                "4-bit weights lose their scales when they are cut over ranks; use `shard_base` "
+                "with `base_quantization: none`, or `nf4` with `shard_base: false`"
+            )
+        return self
 
     @model_validator(mode="after")
     def _lengths_need_full_weights(self) -> "FinetuneSettings":

@@ -9,6 +9,9 @@ import torch
 from ..mgm.conversation import IGNORE_INDEX
 from ..mgm.splicing import lay_out
 
+# Lengths 0 and 1 would be compiled anew.
+_EMPTY_LENGTH = 2
+
 
 @dataclass(frozen=True)
 class Collator:
@@ -30,9 +33,10 @@ class Collator:
         ``images_aux`` (number of image samples, 3, S, S) is left out if no
         sample of the batch has an image. ``layout`` (:class:`..mgm.splicing.Layout`) tells how
         samples and images make rows; an entry of ``batch`` is a sample, or the list of samples
-        that share a row.
+        that share a row. An empty batch becomes a short row of padding, in which nothing is
+        predicted: a pass that changes nothing, for ranks that must make one all the same.
         """
-        rows = [row if isinstance(row, list) else [row] for row in batch]
+        rows = [row if isinstance(row, list) else [row] for row in batch or [self._nothing()]]
         samples = [sample for row in rows for sample in row]
         tensors = self._pad(samples)
         if self.image_tokens:
@@ -49,6 +53,13 @@ class Collator:
         if images:
             tensors["images_aux"] = torch.stack(images)
         return tensors
+
+    def _nothing(self) -> dict[str, Any]:
+        return {
+            "input_ids": [self.pad_id] * _EMPTY_LENGTH,
+            "labels": [IGNORE_INDEX] * _EMPTY_LENGTH,
+            "image": None,
+        }
 
     def _pad(self, samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
         width = max(len(sample["input_ids"]) for sample in samples)

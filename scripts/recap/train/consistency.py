@@ -14,7 +14,10 @@ PROBED_SHARES = (0.003, 0.01, 0.03, 0.001, 0.1)
 
 
 def slope_ratio(
-    parameters: Sequence[nn.Parameter], compute_loss: Callable[[], torch.Tensor], seed: int
+    parameters: Sequence[nn.Parameter],
+    compute_loss: Callable[[], torch.Tensor],
+    seed: int,
+    anywhere: Callable[[bool], bool] = bool,
 ) -> float:
     """Return how well the loss's value follows its gradient: measured / predicted slope.
 
@@ -26,6 +29,8 @@ def slope_ratio(
         parameters: the trained ones.
         compute_loss: runs the forward pass on a fixed batch.
         seed: of the dropout masks.
+        anywhere: whether something holds on any rank, where ranks must compute equally many
+            losses; by default this one decides alone.
 
     Returns:
         The ratio closest to 1, or NaN if loss or gradient is not finite or the gradient is zero.
@@ -38,14 +43,14 @@ def slope_ratio(
         moved = [(p, g) for p, g in zip(parameters, gradients, strict=True) if g is not None]
         value = float(loss.detach())
         norm = math.sqrt(sum(float((g.double() ** 2).sum()) for _, g in moved))
-        if not (math.isfinite(value) and math.isfinite(norm) and norm > 0 and value != 0):
+        if anywhere(not (math.isfinite(value) and math.isfinite(norm) and norm > 0 and value)):
             return float("nan")
         best = float("nan")
         for share in PROBED_SHARES:
             ratio = _measure(moved, compute_loss, seed, norm, share * abs(value) / norm)
             if math.isnan(best) or _distance(ratio) < _distance(best):
                 best = ratio
-            if CONSISTENCY_BOUNDS[0] <= best <= CONSISTENCY_BOUNDS[1]:
+            if not anywhere(not CONSISTENCY_BOUNDS[0] <= best <= CONSISTENCY_BOUNDS[1]):
                 break
     return best
 

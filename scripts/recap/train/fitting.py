@@ -21,6 +21,7 @@ from .probing import packs
 from .ranks import agreed
 from .request import StageRequest
 from .schedule import StepPlan
+from .sharding import exhausted, is_sharded
 from .signals import StopRequest
 from .state import StateStore
 from .steps import UpdateCutShortError
@@ -47,6 +48,11 @@ class Run:
     def leads(self) -> bool:
         """Whether this process is rank zero, the one that writes."""
         return int(self.args.process_index) == 0
+
+    @property
+    def sharded(self) -> bool:
+        """Whether the frozen base is cut over the ranks."""
+        return is_sharded(self.request.settings, self.plan.world_size)
 
 
 @dataclass(frozen=True)
@@ -83,7 +89,7 @@ def fit_in_memory(
         The trainer that made the last update, and the seconds of all updates made here.
 
     Raises:
-        RecapError: if memory does not suffice for one sample.
+        RecapError: if memory does not suffice for one sample, or at all where ranks share the base.
     """
     seconds: list[float] = []
     consistent = False
@@ -144,6 +150,7 @@ def _build_trainer(run: Run, parts: RunParts) -> StageTrainer:
         ),
         plan=run.plan,
         packing=packs(settings),
+        sharded=run.sharded,
         gates=UpdateGates(int(parts.model.config.vocab_size), run.book),
         telemetry=parts.telemetry,
         tracker=parts.tracker,
@@ -159,6 +166,7 @@ def _slope(trainer: StageTrainer, run: Run) -> float:
 
     Raises:
         OutOfMemoryInUpdateError: on every rank, if it does not fit into one's memory.
+        RecapError: instead, on that rank alone, if they share the base.
     """
     data, size = run.data, run.plan.micro_batch
     start = next(
@@ -173,8 +181,13 @@ def _slope(trainer: StageTrainer, run: Run) -> float:
     parameters = list(trainer.trainables().values())
     ratio = None
     try:
-        ratio = slope_ratio(parameters, lambda: model(**inputs).loss, run.request.seed)
+        ratio = slope_ratio(
+            *(parameters, lambda: model(**inputs).loss, run.request.seed),
+            agreed if run.sharded else bool,
+        )
     except torch.cuda.OutOfMemoryError as error:
+        if run.sharded:
+            raise exhausted("before the first update", error) from error
         logger.warning("before the first update: %s", error)
     if agreed(ratio is None) or ratio is None:
         raise OutOfMemoryInUpdateError

@@ -1,5 +1,6 @@
 """The loss on samples that no run trains on, the same ones for every run."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -80,6 +81,7 @@ def summed_loss(
     collator: Callable[[Any], Any],
     micro_batch: int,
     give_up: Callable[[], bool] = lambda: False,
+    passes: int = 0,
 ) -> float | None:
     """Return the sum of the token losses of some samples, without dropout.
 
@@ -90,6 +92,8 @@ def summed_loss(
         collator: as in training.
         micro_batch: samples a forward pass.
         give_up: asked before each pass.
+        passes: made at least, empty ones after the samples; for ranks that must make equally
+            many.
 
     Returns:
         The sum; None if ``give_up`` said so.
@@ -98,10 +102,11 @@ def summed_loss(
     training, total = model.training, 0.0
     model.eval()
     try:
-        for start in range(0, len(part), micro_batch):
+        for number in range(max(passes, math.ceil(len(part) / micro_batch))):
             if give_up():
                 return None
-            batch = collator([data.dataset[index] for index in part[start : start + micro_batch]])
+            chosen = part[number * micro_batch : (number + 1) * micro_batch]
+            batch = collator([data.dataset[index] for index in chosen])
             inputs = to_device(batch, device)
             total += float(model(**inputs, num_items_in_batch=1).loss)
     finally:

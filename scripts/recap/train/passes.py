@@ -5,6 +5,7 @@ the loss nor the gradient, as the loss is divided by the update's count of token
 they are sorted by length, which leaves little padding and gives the ranks equal work.
 """
 
+import math
 from collections.abc import Sequence
 
 from .schedule import StepPlan
@@ -14,7 +15,13 @@ Pass = list[Row]
 
 
 def plan_passes(
-    order: Sequence[int], lengths: Sequence[int], plan: StepPlan, rank: int, capacity: int = 0
+    order: Sequence[int],
+    lengths: Sequence[int],
+    plan: StepPlan,
+    rank: int,
+    capacity: int = 0,
+    *,
+    alike: bool = False,
 ) -> list[list[Pass]]:
     """Return the passes of each update that one rank makes.
 
@@ -25,6 +32,7 @@ def plan_passes(
         rank: from 0.
         capacity: positions of a row into which several samples are packed; 0 for a sample
             a row.
+        alike: whether ranks must make equally many passes; one that has fewer gets empty ones.
 
     Returns:
         Passes an update, each of up to ``plan.micro_batch`` rows of sample indices. Each
@@ -37,7 +45,10 @@ def plan_passes(
         sizes = {row: sum(lengths[index] for index in row) for row in rows}
         rows.sort(key=lambda row: -sizes[row])
         passes = [rows[i : i + plan.micro_batch] for i in range(0, len(rows), plan.micro_batch)]
-        updates.append(passes[rank :: plan.world_size])
+        mine = passes[rank :: plan.world_size]
+        if alike:
+            mine += [[]] * (math.ceil(len(passes) / plan.world_size) - len(mine))
+        updates.append(mine)
     return updates
 
 

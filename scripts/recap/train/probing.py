@@ -29,6 +29,7 @@ from .passes import Row, rows_of_update
 from .prepare import PreparedData
 from .request import StageRequest
 from .schedule import StepPlan
+from .sharding import is_sharded
 from .signals import StopRequest
 
 logger = logging.getLogger(__name__)
@@ -96,7 +97,7 @@ def resolve_execution(
 
     settings, on_gpu = request.settings, torch.cuda.is_available()
     budget = memory_budget(settings) if on_gpu else 0
-    if on_gpu:
+    if on_gpu and not is_sharded(settings, plan.world_size):  # else it is moved piece by piece
         _move_to_gpu(model, budget)
     choice = open_choice(settings, plan, on_gpu=on_gpu)
     chosen = choice.settled
@@ -139,6 +140,7 @@ def _facts(request: StageRequest, data: PreparedData, row: Row) -> dict[str, Any
     settings = request.settings
     free = {"learning_rate", "warmup_ratio", "weight_decay", "max_grad_norm", "epochs"}
     free |= {"save_steps", "logging_steps", "group_by_modality_length", "image_aspect_ratio"}
+    free |= {"shard_base"}
     return {
         "stage": request.stage,
         "stage_version": STAGE_VERSIONS["train"],

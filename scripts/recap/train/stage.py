@@ -38,6 +38,7 @@ from .setup import (
     projector_hash,
     use_threads,
 )
+from .sharding import shard_decoder
 from .signals import stop_requests
 from .state import StateStore
 from .telemetry import Telemetry
@@ -47,7 +48,7 @@ from .trainer import StageTrainer
 logger = logging.getLogger(__name__)
 
 # Settings that change neither weights nor telemetry, so a run may be continued under others.
-_FREE_SETTINGS = {"save_steps"}
+_FREE_SETTINGS = {"save_steps", "shard_base"}
 
 
 def run_stage(request: StageRequest) -> None:
@@ -86,6 +87,10 @@ def _train(run: Run, perf: PerfRecord) -> None:
         require_start_projector(book, start, expected_projector_hash(request.stage1_manifest))
     chosen = resolve_execution(request, data, run.plan, model, base, run.stop, leads=run.leads)
     run = replace(run, plan=run.plan.with_micro_batch(chosen.micro_batch))
+    if run.sharded:
+        shard_decoder(model, run.args.device, run.plan.world_size)
+    elif request.settings.shard_base:
+        logger.warning("shard_base has no effect: one rank holds all weights")
     telemetry = Telemetry(store.folder if run.leads else None)
     checkpoint = _restore(store, telemetry)
     resumed_from = len(telemetry.rows)

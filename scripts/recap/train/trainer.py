@@ -1,18 +1,16 @@
 """``transformers.Trainer`` with our order, loss normalisation, gates and checkpoints."""
 
 import logging
+import math
 import os
 from collections.abc import Iterator
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
 from torch import nn
-from transformers import PrinterCallback, Trainer, TrainingArguments
+from transformers import PrinterCallback, TrainingArguments
 
-from ..errors import RecapError
 from ..perf import peak_memory_mib
 from .collate import Collator
 from .gates import UpdateGates
@@ -21,7 +19,9 @@ from .loading import UpdateLoader, worker_count
 from .passes import plan_passes
 from .prepare import PreparedData
 from .ranks import add_over_ranks, agreed, equal_over_ranks, highest
+from .resumable import ResumableTrainer
 from .schedule import StepPlan
+from .sharding import exhausted
 from .signals import StopRequest
 from .state import StateStore
 from .steps import StepEnd, UpdateCutShortError
@@ -30,7 +30,6 @@ from .trackers import Tracker
 
 logger = logging.getLogger(__name__)
 
-TRAINABLES_NAME = "trainables.safetensors"
 # why an update is left, the gravest last
 _NONE, _EXHAUSTED, _CUT_SHORT = range(3)
 
@@ -39,7 +38,7 @@ class OutOfMemoryInUpdateError(Exception):
     """The GPU's memory did not suffice for a micro-batch; no rank has applied the update."""
 
 
-class StageTrainer(Trainer):
+class StageTrainer(ResumableTrainer):
     """One stage of training.
 
     The order of samples is given, so the global number of supervised tokens of
@@ -57,6 +56,7 @@ class StageTrainer(Trainer):
         collator: Collator,
         plan: StepPlan,
         packing: bool,
+        sharded: bool,
         gates: UpdateGates,
         telemetry: Telemetry,
         tracker: Tracker | None,
@@ -74,6 +74,7 @@ class StageTrainer(Trainer):
             collator: of passes.
             plan: step arithmetic.
             packing: whether short samples share a row.
+            sharded: whether every pass is a meeting of all ranks, see :mod:`.sharding`.
             gates: what must hold for each update.
             telemetry: gets a row an update.
             tracker: is shown each update, on the rank that leads.
@@ -87,6 +88,7 @@ class StageTrainer(Trainer):
         self._collator = collator
         self._order = data.order
         self._packing = packing
+        self._sharded = sharded
         self.plan = plan
         self.gates = gates
         self._telemetry = telemetry
@@ -94,7 +96,6 @@ class StageTrainer(Trainer):
         self._store = store
         self.held_out_every = held_out_every
         self._stop = stop
-        self._saved_update = 0
         self.held_out_cut_short = False
         self._loss = torch.zeros(())
         self._waited = 0.0
@@ -123,6 +124,7 @@ class StageTrainer(Trainer):
             self.plan,
             self.args.process_index,
             max(self._data.lengths) if self._packing else 0,
+            alike=self._sharded,
         )
         on_gpu = self.args.device.type == "cuda"
         ranks_here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
@@ -141,9 +143,7 @@ class StageTrainer(Trainer):
     ) -> tuple[Any, int]:
         """Return the batches of an update, as one, and its global count of supervised tokens."""
         del num_batches, device
-        self._rng = [torch.get_rng_state()]
-        if self.args.device.type == "cuda":
-            self._rng.append(torch.cuda.get_rng_state())
+        self.remember_random_state()
         update = next(epoch_iterator, None)
         if update is None:
             return [], 0
@@ -153,24 +153,28 @@ class StageTrainer(Trainer):
         """Make all passes of an update, forward and backward.
 
         Gradients stay on their rank until all of them are done. Hence a rank that runs out of
-        memory, or of time, never leaves the others waiting for it.
+        memory, or of time, never leaves the others waiting for it. Ranks that share the base agree
+        on each pass beforehand, and cannot go on after one that did not fit.
 
         Raises:
             UpdateCutShortError: on every rank alike.
             OutOfMemoryInUpdateError: on every rank alike.
+            RecapError: if one that shares the base runs out of memory, on that rank alone.
         """
         model.train()
         loss = torch.zeros((), device=self.args.device)
         trouble = _NONE
         try:
             for number in range(len(inputs)):
-                if self._stop.cuts_short(number, len(inputs)):
+                if self._late(number, len(inputs)):
                     trouble = _CUT_SHORT
                     break
                 part = model(**inputs.next(), num_items_in_batch=num_items_in_batch).loss
                 part.backward()
                 loss += part.detach()
         except torch.cuda.OutOfMemoryError as error:
+            if self._sharded:
+                raise exhausted(f"update {self.state.global_step + 1}", error) from error
             logger.warning("update %d: %s", self.state.global_step + 1, error)
             trouble = _EXHAUSTED
         trouble = highest(trouble)
@@ -179,6 +183,10 @@ class StageTrainer(Trainer):
         self._sum_over_ranks(loss)
         self._loss = loss
         return loss
+
+    def _late(self, done: int, passes: int) -> bool:
+        late = self._stop.cuts_short(done, passes)
+        return agreed(late) if self._sharded else late
 
     def _sum_over_ranks(self, loss: torch.Tensor) -> None:
         """Add up the ranks' shares of the update's loss and gradients, in place."""
@@ -192,26 +200,6 @@ class StageTrainer(Trainer):
         self._waited = 0.0
         if self.args.world_size > 1:
             self._waited = add_over_ranks([loss, *gradients])
-
-    def keep_last_update(self) -> Path | None:
-        """Write the state after the last update, once the next one had to be left.
-
-        Returns:
-            The checkpoint; None before the first update.
-        """
-        for parameter in self.trainables().values():
-            parameter.grad = None
-        if self.args.device.type == "cuda":
-            torch.cuda.empty_cache()
-        if self._rng:
-            torch.set_rng_state(self._rng[0])
-        if len(self._rng) > 1:
-            torch.cuda.set_rng_state(self._rng[1])
-        if self.state.global_step == 0:
-            return None
-        if self._saved_update != self.state.global_step:
-            self._save_checkpoint(self.accelerator.unwrap_model(self.model), None)
-        return self._store.latest()
 
     def floating_point_ops(self, inputs: Any) -> int:
         """Return 0: the default walks over all parameters at each update."""
@@ -277,9 +265,11 @@ class StageTrainer(Trainer):
             if data.name in written:
                 continue
             mine = range(rank, len(data.dataset), ranks)
+            most = math.ceil(len(data.dataset) / ranks)
             part = summed_loss(
                 *(model, mine, data, self.data_collator, self.plan.micro_batch),
-                lambda: self._stop.cuts_short(1, 1),
+                lambda: self._late(1, 1),
+                math.ceil(most / self.plan.micro_batch) if self._sharded else 0,
             )
             self.held_out_cut_short = agreed(part is None)
             if part is None or self.held_out_cut_short:
@@ -297,45 +287,3 @@ class StageTrainer(Trainer):
             self._telemetry.held_out.append(row)
             if self._tracker is not None:
                 self._tracker.write(step, {f"held_out/{data.name}": loss})
-
-    def trainables(self) -> dict[str, nn.Parameter]:
-        """Return the trained parameters by name."""
-        model = self.accelerator.unwrap_model(self.model)
-        return {name: p for name, p in model.named_parameters() if p.requires_grad}
-
-    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        """Write what cannot be rebuilt: trained tensors, optimizer, schedule, RNG, position."""
-        del model, trial
-        update = self.state.global_step
-        folder = self._store.begin(update)
-        self._save_optimizer_and_scheduler(str(folder))
-        self._save_rng_state(str(folder))
-        if self.args.should_save:
-            tensors = {k: p.detach().cpu().contiguous() for k, p in self.trainables().items()}
-            save_file(tensors, folder / TRAINABLES_NAME)
-            self._telemetry.save(folder)
-            self.state.save_to_json(str(folder / "trainer_state.json"))
-        self.accelerator.wait_for_everyone()
-        if self.args.should_save:
-            target = self._store.publish(update)
-            logger.info("checkpoint of update %d: %s", update, target)
-        self._saved_update = update
-        self.accelerator.wait_for_everyone()
-
-    def _load_from_checkpoint(
-        self, resume_from_checkpoint: str, model: nn.Module | None = None
-    ) -> None:
-        """Put the trained tensors of a checkpoint into the model.
-
-        Raises:
-            RecapError: if the checkpoint holds other tensors than are trained.
-        """
-        del model
-        tensors = load_file(Path(resume_from_checkpoint) / TRAINABLES_NAME)
-        trained = self.trainables()
-        if tensors.keys() != trained.keys():
-            raise RecapError(f"{resume_from_checkpoint} holds other tensors than are trained here")
-        with torch.no_grad():
-            for name, parameter in trained.items():
-                parameter.copy_(tensors[name])
-        self._saved_update = int(Path(resume_from_checkpoint).name.rpartition("-")[2])

@@ -70,8 +70,8 @@ def logs(folder: Path) -> list[str]:
     return [(folder / f"log{rank}").read_text() for rank in (0, 1)]
 
 
-def on_two(arguments: list[str], folder: Path) -> Path:
-    codes = processes.ends(processes.start_ranks(arguments, folder))
+def on_two(arguments: list[str], folder: Path, seconds: float = 120.0) -> Path:
+    codes = processes.ends(processes.start_ranks(arguments, folder), seconds)
     assert codes == [0, 0], "\n".join(logs(folder))
     return folder / "result"
 

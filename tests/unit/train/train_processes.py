@@ -14,9 +14,9 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
-_CONTEXT = multiprocessing.get_context("forkserver")
+CONTEXT = multiprocessing.get_context("forkserver")
 # The server only finds installed packages; they are what takes long.
-_CONTEXT.set_forkserver_preload(
+CONTEXT.set_forkserver_preload(
     [
         "torch",
         "peft",
@@ -128,7 +128,7 @@ def _enter(arguments: list[str], log: str, environment: dict[str, str]) -> None:
 
 
 def start(arguments: list[str], log: Path, **environment: str) -> "multiprocessing.Process":
-    process = _CONTEXT.Process(target=_enter, args=(arguments, str(log), environment))
+    process = CONTEXT.Process(target=_enter, args=(arguments, str(log), environment))
     process.start()
     return process
 
