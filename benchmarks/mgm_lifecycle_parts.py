@@ -105,7 +105,7 @@ def write_adapter(folder: Path, scale: str) -> None:
     from recap.mgm.checkpoint import build_model, describe_base
     from recap.mgm.lora import adapter_state, add_lora
     from recap.mgm.parts import ModelParts
-    from recap.settings import LoraSettings
+    from recap.train_settings import LoraSettings
 
     parts = ModelParts(
         folder / "gemma",

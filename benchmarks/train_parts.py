@@ -20,10 +20,10 @@ from recap.mgm.parts import ModelParts
 from recap.mgm.processing import ImagePreprocessor
 from recap.mgm.projector import project
 from recap.mgm.vision import cut_aux_views, derive_clip_views
-from recap.settings import LoraSettings
 from recap.train.collate import Collator
 from recap.train.execution import Execution, set_execution
 from recap.train.loading import to_device
+from recap.train_settings import LoraSettings
 
 IMAGE_TOKENS = 576
 

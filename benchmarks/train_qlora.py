@@ -22,8 +22,8 @@ from recap.mgm.lora import add_lora
 from recap.mgm.modeling import MGMForCausalLM
 from recap.mgm.parts import ModelParts
 from recap.mgm.quantize import quantize_language_model
-from recap.settings import LoraSettings
 from recap.train.execution import Execution, set_execution
+from recap.train_settings import LoraSettings
 
 GIB = 1 << 30
 SIZES: dict[str, dict[str, int]] = {

@@ -3,7 +3,8 @@
 from pydantic import ValidationError
 
 from ..errors import RecapError
-from ..settings import FinetuneSettings, explain
+from ..settings import explain
+from ..train_settings import FinetuneSettings
 from .rows import FinetunePresetRow
 from .schema import ExperimentConfig
 

@@ -16,9 +16,9 @@ from ..settings import (
     ReportSettings,
     Settings,
     SimilaritySettings,
-    TrainSettings,
     ValidateSettings,
 )
+from ..train_settings import TrainSettings
 from .rows import NAME, CorpusRow
 
 

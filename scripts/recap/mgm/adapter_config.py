@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import RecapError
-from ..settings import LoraSettings
+from ..train_settings import LoraSettings
 from .lora import TARGET_MODULES
 from .reading import read_mapping
 

@@ -7,7 +7,7 @@ import torch
 
 from ..errors import RecapError
 from ..io import atomic_path, write_json
-from ..settings import LoraSettings
+from ..train_settings import LoraSettings
 from . import tensors as files
 from .adapter_config import adapter_config, read_adapter_settings
 from .configuration import MGMConfig, config_from_parts, config_to_disk

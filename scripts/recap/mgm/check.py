@@ -8,7 +8,7 @@ from typing import Any
 
 from ..errors import GateError, RecapError
 from ..io import write_evidence
-from ..settings import LoraSettings
+from ..train_settings import LoraSettings
 from .adapter_config import (
     adapter_kind,
     names_base,

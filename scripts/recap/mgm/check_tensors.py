@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from ..hashing import digest_tensors
-from ..settings import LoraSettings
+from ..train_settings import LoraSettings
 from .adapters import find_file, read_projector
 from .findings import Findings
 from .lora import expected_adapter_shapes

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from ..errors import RecapError
-from ..settings import LoraSettings
+from ..train_settings import LoraSettings
 from .lean_lora import make_lean
 from .modeling import MGMForCausalLM
 from .names import ADAPTER_PREFIX

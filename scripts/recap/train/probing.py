@@ -12,7 +12,7 @@ from accelerate.utils import broadcast_object_list
 
 from ..errors import RecapError
 from ..mgm.conversation import IGNORE_INDEX, IMAGE_TOKEN_INDEX
-from ..settings import FinetuneSettings, StageSettings
+from ..train_settings import FinetuneSettings, StageSettings
 from ..versions import STAGE_VERSIONS
 from .autopilot import (
     GIB,

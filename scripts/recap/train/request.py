@@ -8,7 +8,8 @@ from pydantic import ValidationError
 
 from ..errors import RecapError
 from ..mgm.parts import ModelParts
-from ..settings import FinetuneSettings, StageSettings, explain
+from ..settings import explain
+from ..train_settings import FinetuneSettings, StageSettings
 from .trackers import TrackerName
 
 Stage = Literal["pretrain", "finetune"]

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from ..errors import RecapError
-from ..settings import StageSettings
+from ..train_settings import StageSettings
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from ..mgm.lora import add_lora
 from ..mgm.modeling import MGMForCausalLM
 from ..mgm.parts import ModelParts
 from ..mgm.quantize import quantize_language_model
-from ..settings import FinetuneSettings, StageSettings
+from ..train_settings import FinetuneSettings, StageSettings
 
 
 def fingerprint_parts(parts: ModelParts) -> dict[str, str]:

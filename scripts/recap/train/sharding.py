@@ -15,7 +15,7 @@ from torch import nn
 
 from ..errors import RecapError
 from ..mgm.modeling import MGMForCausalLM
-from ..settings import StageSettings
+from ..train_settings import StageSettings
 
 logger = logging.getLogger(__name__)
 

@@ -53,7 +53,7 @@ def mgm_adapter(mgm_parts, tmp_path_factory):
 
     from recap.mgm.checkpoint import build_model, describe_base, save_adapter
     from recap.mgm.lora import add_lora
-    from recap.settings import LoraSettings
+    from recap.train_settings import LoraSettings
 
     model = build_model(mgm_parts, dtype="float32", seed=3, image_aspect_ratio="pad")
     add_lora(model, LoraSettings(), seed=4)

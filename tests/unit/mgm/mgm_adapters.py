@@ -5,7 +5,7 @@ import json
 import pytest
 
 from recap.cli import run_cli
-from recap.settings import LoraSettings
+from recap.train_settings import LoraSettings
 
 KINDS = {
     "LoRA": LoraSettings(),

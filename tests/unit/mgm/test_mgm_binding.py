@@ -13,7 +13,7 @@ import check_lora_model
 import merge_lora_weights
 from recap.mgm.checkpoint import describe_base, save_adapter, tokenizer_fingerprint
 from recap.mgm.provenance import tensor_table
-from recap.settings import LoraSettings
+from recap.train_settings import LoraSettings
 
 ADAPTER_FILE, PROJECTOR_FILE = "adapter_model.safetensors", "non_lora_trainables.safetensors"
 LORA = "base_model.model.model.layers.1.mlp.down_proj.lora_A.weight"

@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from recap.mgm.convnext import Block, ConvNextTower, resolve_size
-from recap.settings import FinetuneSettings, StageSettings
 from recap.train.setup import build_stage_model
+from recap.train_settings import FinetuneSettings, StageSettings
 
 SAMPLES = 4000
 STAGE = {

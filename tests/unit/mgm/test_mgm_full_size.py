@@ -149,7 +149,7 @@ def test_stage_1_s_big_file_has_747_tensors(shapes):
 
 def test_adapter_of_rank_16(shapes):
     from recap.mgm.lora import expected_adapter_shapes
-    from recap.settings import LoraSettings
+    from recap.train_settings import LoraSettings
 
     adapter = expected_adapter_shapes(shapes, LoraSettings())
     assert len(adapter) == 252

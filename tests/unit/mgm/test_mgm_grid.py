@@ -23,7 +23,8 @@ from recap.mgm.lora import add_lora
 from recap.mgm.merge import merge_lora_weights
 from recap.mgm.parity import check_parity
 from recap.mgm.vision import cut_aux_views, derive_clip_view, derive_clip_views
-from recap.settings import EvaluateSettings, LoraSettings, MergeSettings
+from recap.settings import EvaluateSettings, MergeSettings
+from recap.train_settings import LoraSettings
 
 PATCHES = 64  # tokens of one view of the micro CLIP
 LAYOUTS = pytest.mark.parametrize(("grid", "whole"), [(2, True), (2, False), (1, False)])

@@ -50,7 +50,7 @@ def full_size(name):
 def test_tensors_and_parameters_of_the_full_size(name):
     from recap.mgm.lora import expected_adapter_shapes
     from recap.mgm.names import expected_shapes
-    from recap.settings import LoraSettings
+    from recap.train_settings import LoraSettings
 
     _, vocabulary, hidden, middle, layers, heads, key_value_heads, total, count = SIZES[name]
     shapes = expected_shapes(full_size(name))
@@ -209,7 +209,8 @@ def test_adapter_is_trained_checked_merged_and_answers_alike(
     from recap.mgm.lora import add_lora
     from recap.mgm.merge import merge_lora_weights
     from recap.mgm.parity import check_parity
-    from recap.settings import LoraSettings, MergeSettings
+    from recap.settings import MergeSettings
+    from recap.train_settings import LoraSettings
 
     rows, collate = training_batch(parts, tokenizer)
     add_lora(model, LoraSettings(dropout=0.0), seed=4)

@@ -17,7 +17,8 @@ from recap.mgm.lora import add_lora, expected_adapter_shapes, module_settings
 from recap.mgm.merge import merge_lora_weights
 from recap.mgm.parity import check_parity
 from recap.mgm.tensors import open_model_folder
-from recap.settings import LoraSettings, MergeSettings
+from recap.settings import MergeSettings
+from recap.train_settings import LoraSettings
 
 EPS32 = 2.0**-23
 

@@ -219,7 +219,7 @@ def test_text_only_batches_keep_every_trained_weight_in_the_graph(mgm_model, mgm
 
 def test_stages_train_what_they_should(mgm_model):
     from recap.mgm.lora import add_lora
-    from recap.settings import LoraSettings
+    from recap.train_settings import LoraSettings
 
     def trained():
         return {name for name, p in mgm_model.named_parameters() if p.requires_grad}
@@ -242,7 +242,7 @@ def test_stages_train_what_they_should(mgm_model):
 def test_trained_weights_are_float32_and_gradients_flow_in_bfloat16(mgm_parts, mgm_tokenizer):
     from recap.mgm.checkpoint import build_model
     from recap.mgm.lora import add_lora
-    from recap.settings import LoraSettings
+    from recap.train_settings import LoraSettings
 
     model = build_model(mgm_parts, dtype="bfloat16", seed=1)
     add_lora(model, LoraSettings(dropout=0.0), seed=0).train()

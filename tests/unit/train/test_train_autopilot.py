@@ -9,12 +9,12 @@ import torch
 import train_stage
 from recap.errors import RecapError
 from recap.io import read_json
-from recap.settings import StageSettings
 from recap.train import autopilot
 from recap.train.autopilot import Choice, ProbeCache, Trial, choose_execution
 from recap.train.execution import Execution, checkpoint_layers, compile_blocks
 from recap.train.probing import open_choice
 from recap.train.schedule import plan_steps
+from recap.train_settings import StageSettings
 
 
 def settings(**changes: object) -> StageSettings:

@@ -4,9 +4,9 @@ from collections import Counter
 import pytest
 
 from recap.errors import RecapError
-from recap.settings import StageSettings
 from recap.train.order import modality_grouped, occurrence_keys, training_order
 from recap.train.schedule import learning_rate_after, plan_steps
+from recap.train_settings import StageSettings
 
 
 def settings(batch: int, micro: int = 1, **more: object) -> StageSettings:

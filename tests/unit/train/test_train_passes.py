@@ -5,9 +5,9 @@ from collections import Counter
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recap.settings import StageSettings
 from recap.train.passes import pack, plan_passes
 from recap.train.schedule import plan_steps
+from recap.train_settings import StageSettings
 
 
 def plan(samples: int, batch: int, micro: int, ranks: int = 1):
