@@ -8,7 +8,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from recap.errors import RecapError
-from recap.mgm.mining import MAX_CHUNK_ELEMENTS, _attend_chunk, build_unit, mine_patch_info
+from recap.mgm.mining import MAX_CHUNK_ELEMENTS, attend_chunk, build_unit, mine_patch_info
 from recap.mgm.projector import build_projector, project
 
 BATCH, GRID, SIDE, WIDTH, CHANNELS = 2, 4, 3, 16, 40
@@ -109,7 +109,7 @@ def test_the_guard_candidate_by_candidate(kind):
         projected = torch.tensor([entry, 0, entry, 0], dtype=kind).reshape(1, 1, 4)
         stacked = aux.reshape(1, 4, 2, 1).expand(1, 4, 2, 2).contiguous()
         stacked[..., 1] = stacked[..., 0]
-        found = _attend_chunk(projected, torch.zeros(1, 1, dtype=kind), stacked, 1e-5, 2)
+        found = attend_chunk(projected, torch.zeros(1, 1, dtype=kind), stacked, 1e-5, 2)
         share = torch.tensor(wanted)
         assert torch.isfinite(found).all()
         torch.testing.assert_close(found[0, 0].float(), share @ normed, rtol=0.01, atol=0.01)
@@ -138,12 +138,12 @@ def test_a_clamped_logit_has_no_gradient():
     offset = torch.zeros(1, 1, requires_grad=True)
     projected = torch.zeros(1, 1, 6, requires_grad=True)
     moved = torch.autograd.grad(
-        _attend_chunk(projected, offset, normal, 1e-5, 3)[..., 0].sum(), [projected, offset]
+        attend_chunk(projected, offset, normal, 1e-5, 3)[..., 0].sum(), [projected, offset]
     )
     assert moved[0].any()
     for bad in (float("inf"), -float("inf"), float("nan")):
         clamped = torch.full((1, 1), bad, requires_grad=True)  # every logit is bad
-        out = _attend_chunk(projected, clamped, normal, 1e-5, 3)
+        out = attend_chunk(projected, clamped, normal, 1e-5, 3)
         assert torch.isfinite(out).all()
         found = torch.autograd.grad(out[..., 0].sum(), [projected, clamped])
         assert not found[0].any()
