@@ -24,7 +24,7 @@ from types import SimpleNamespace
 from scripts.recap.config.launching import TrainLaunch
 from scripts.recap.config.schema import ComputeSettings
 from scripts.recap.config.data_paths import as_json
-from scripts.recap.train_settings import (StageSettings)
+from scripts.recap.train_settings import StageSettings
 from scripts.recap.versions import STAGE_VERSIONS
 
 COMPUTE = ComputeSettings(**config["compute"])

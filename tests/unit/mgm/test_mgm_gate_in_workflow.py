@@ -36,6 +36,7 @@ SETTINGS = SimpleNamespace(
     evaluate=EvaluateSettings(dtype="bfloat16"),
 )
 COMPUTE = SimpleNamespace(gpu_threads=1, gpus=0, model_mem_mb=1000, runtime_minutes=5)
+LEASE = "env"
 EXPERIMENT = SimpleNamespace(benchmarks={"textvqa": None})
 
 
