@@ -18,7 +18,7 @@ from .loss import loss_of_states
 from .mining import Attend, build_unit, mine_patch_info
 from .processing import ImagePreprocessor
 from .projector import build_projector, project
-from .splicing import Layout, Spliced, lay_out, weave
+from .splicing import Layout, Spliced, splice, weave
 from .trained_parts import connect_unused, set_trainable
 from .vision import ClipTower, cut_aux_views, derive_clip_views
 
@@ -209,17 +209,15 @@ class MGMForCausalLM(PreTrainedModel):
             image_features = self.scale_features(image_features)
         else:
             image_features = None
-        if layout is None:
-            layout = lay_out(
-                input_ids.cpu(),
-                attention_mask.cpu(),
-                None if labels is None else labels.cpu(),
-                image_tokens=1 if image_features is None else image_features.shape[1],
-                max_length=self.config.tokenizer_model_max_length,
-                padding_side=padding_side or self.config.tokenizer_padding_side,
-            ).to(input_ids.device)
         texts = input_ids.masked_fill(input_ids == IMAGE_TOKEN_INDEX, 0)
-        return weave(layout, self.get_input_embeddings()(texts), image_features)
+        embeddings = self.get_input_embeddings()(texts)
+        if layout is not None:
+            return weave(layout, embeddings, image_features)
+        return splice(
+            *(input_ids, attention_mask, embeddings, image_features, labels),
+            max_length=self.config.tokenizer_model_max_length,
+            padding_side=padding_side or self.config.tokenizer_padding_side,
+        )
 
     def forward(
         self,

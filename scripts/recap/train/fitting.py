@@ -70,11 +70,7 @@ def as_before(run: Run, telemetry: Telemetry) -> Run:
     rows = telemetry.perf.rows
     used = rows[-1]["micro_batch_size"] if rows else run.plan.micro_batch
     smaller = used < run.plan.micro_batch and run.plan.micro_batch % used == 0
-    return _in_passes_of(run, run.plan.with_micro_batch(used)) if smaller else run
-
-
-def _in_passes_of(run: Run, plan: StepPlan) -> Run:
-    return replace(run, plan=plan)
+    return replace(run, plan=run.plan.with_micro_batch(used)) if smaller else run
 
 
 def fit_in_memory(
@@ -117,7 +113,7 @@ def fit_in_memory(
             "out of memory in update %d: micro-batch %d becomes %d, accumulation %d",
             *(done + 1, run.plan.micro_batch, plan.micro_batch, plan.accumulation),
         )
-        run = _in_passes_of(run, plan)
+        run = replace(run, plan=plan)
         del trainer
         gc.collect()  # it and its callbacks hold each other, and it the optimizer's moments
 

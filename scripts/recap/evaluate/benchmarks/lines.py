@@ -4,6 +4,7 @@ LLaVA's question files hold ``question_id``, ``image`` and ``text``, and the
 text is the whole prompt, instruction line included.
 """
 
+from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
@@ -12,7 +13,7 @@ from ...errors import RecapError
 from ...io import numbered_jsonl
 from ..answers import Answer
 from ..protocol import BenchmarkProtocol
-from .base import Benchmark, Question, QuestionSet, check_questions
+from .base import Benchmark, Question, QuestionSet, Scores, breakdown, check_questions
 
 Reference = TypeVar("Reference")
 Row = dict[str, Any]
@@ -63,6 +64,49 @@ class LineBenchmark(Benchmark):
     def row_fault(self, row: Mapping[str, Any]) -> str:
         """Return what else is wrong with a line of this benchmark, or nothing."""
         return ""
+
+
+class ReferencedBenchmark(LineBenchmark):
+    """A benchmark with an annotation a question, whose answers are scored one by one."""
+
+    breakdowns: ClassVar[tuple[str, ...]] = ("question_type",)
+    """Fields of a row by which accuracy is broken down."""
+
+    @abstractmethod
+    def references(self, annotations: Path) -> dict[str, dict[str, Any]]:
+        """Return the annotations by question id.
+
+        Raises:
+            RecapError: if the file is not what it should be.
+        """
+
+    @abstractmethod
+    def score_answer(self, answer: Answer, entry: dict[str, Any]) -> Row:
+        """Return the score row of an answer with its annotation."""
+
+    def figures(self, rows: Sequence[Row]) -> dict[str, Any]:
+        """Return what else is said of the rows."""
+        return {}
+
+    def score(
+        self,
+        answers: Sequence[Answer],
+        annotations: Path,
+        protocol: BenchmarkProtocol,
+        questions: Path | None = None,
+    ) -> Scores:
+        """Score by question id; see the base class.
+
+        Raises:
+            RecapError: if the annotations cannot be read, an answer has none, or two share one.
+        """
+        references = self.references(annotations)
+        rows = [
+            self.score_answer(answer, entry)
+            for answer, entry in pair_answers(answers, references, annotations)
+        ]
+        parts = {f"by_{name}": breakdown(rows, name) for name in self.breakdowns}
+        return Scores(rows, {**coverage(references, rows), **self.figures(rows), **parts})
 
 
 def _fault(row: Mapping[str, Any], needed: tuple[str, ...]) -> str:

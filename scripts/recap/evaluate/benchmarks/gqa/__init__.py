@@ -12,13 +12,10 @@ from typing import Any
 from ....errors import RecapError
 from ....io import read_json, write_json
 from ...answers import Answer
-from ...protocol import BenchmarkProtocol
-from ..base import Scores, breakdown
 from ..lines import (
-    LineBenchmark,
+    ReferencedBenchmark,
     Row,
     check_entry,
-    coverage,
     first_line,
     pair_answers,
     question_key,
@@ -28,36 +25,21 @@ from ..lines import (
 _NEEDED = ("question", "imageId", "answer")
 
 
-class Gqa(LineBenchmark):
+class Gqa(ReferencedBenchmark):
     """Open answers of a word or two that must equal the reference."""
 
     title = "GQA"
     metric = "exact_match"
+    breakdowns = ("answer_kind", "question_type")
     submission_format = "json"
 
-    def score(
-        self,
-        answers: Sequence[Answer],
-        annotations: Path,
-        protocol: BenchmarkProtocol,
-        questions: Path | None = None,
-    ) -> Scores:
-        """Score by question id; see the base class.
+    def references(self, annotations: Path) -> dict[str, dict[str, Any]]:
+        """Return the annotations by question id; see :func:`load_annotations`."""
+        return load_annotations(annotations)
 
-        Raises:
-            RecapError: if an answer has no annotation or two share one.
-        """
-        references = load_annotations(annotations)
-        rows = [
-            _score_row(answer, entry)
-            for answer, entry in pair_answers(answers, references, annotations)
-        ]
-        facts = {
-            **coverage(references, rows),
-            "by_answer_kind": breakdown(rows, "answer_kind"),
-            "by_question_type": breakdown(rows, "question_type"),
-        }
-        return Scores(rows, facts)
+    def score_answer(self, answer: Answer, entry: dict[str, Any]) -> Row:
+        """Return the score row of an answer."""
+        return _score_row(answer, entry)
 
     def write_submission(self, answers: Sequence[Answer], annotations: Path, out: Path) -> None:
         """Write ``[{questionId, prediction}]`` for GQA's own script; see the base class."""

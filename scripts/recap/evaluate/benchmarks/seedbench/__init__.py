@@ -12,13 +12,11 @@ from typing import Any
 from ....errors import RecapError
 from ....io import read_json, write_jsonl
 from ...answers import Answer
-from ...protocol import BenchmarkProtocol
-from ..base import Question, Scores, breakdown
+from ..base import Question
 from ..lines import (
-    LineBenchmark,
+    ReferencedBenchmark,
     Row,
     check_entry,
-    coverage,
     first_line,
     pair_answers,
     question_key,
@@ -31,44 +29,34 @@ from ..mmbench.table import LETTERS
 _NEEDED = ("question_id", "question_type_id", "answer", "data_id", "data_type")
 
 
-class SeedBench(LineBenchmark):
+class SeedBench(ReferencedBenchmark):
     """Letters; ``accuracy`` compares the whole answer with the letter."""
 
     title = "SEED-Bench"
     metric = "letter_accuracy"
     closed_answers = True
+    breakdowns = ("data_type", "question_type")
     submission_format = "jsonl"
 
     def admitted_answers(self, question: Question) -> tuple[str, ...]:
         """Return the four letters."""
         return tuple(LETTERS)
 
-    def score(
-        self,
-        answers: Sequence[Answer],
-        annotations: Path,
-        protocol: BenchmarkProtocol,
-        questions: Path | None = None,
-    ) -> Scores:
-        """Score by question id; see the base class.
+    def references(self, annotations: Path) -> dict[str, dict[str, Any]]:
+        """Return the annotations by question id; see :func:`load_annotations`."""
+        return load_annotations(annotations)
 
-        Raises:
-            RecapError: if an answer has no annotation or two share one.
-        """
-        references = load_annotations(annotations)
-        rows = [
-            _score_row(answer, entry)
-            for answer, entry in pair_answers(answers, references, annotations)
-        ]
+    def score_answer(self, answer: Answer, entry: dict[str, Any]) -> Row:
+        """Return the score row of an answer."""
+        return _score_row(answer, entry)
+
+    def figures(self, rows: Sequence[Row]) -> dict[str, Any]:
+        """Return accuracy with letters taken out of longer answers, and how many needed it."""
         needed = sum(row["accuracy"] != row["accuracy_robust"] for row in rows)
-        facts = {
-            **coverage(references, rows),
+        return {
             "robust_accuracy": share(rows, "accuracy_robust"),
             "questions_that_needed_letter_extraction": needed,
-            "by_data_type": breakdown(rows, "data_type"),
-            "by_question_type": breakdown(rows, "question_type"),
         }
-        return Scores(rows, facts)
 
     def write_submission(self, answers: Sequence[Answer], annotations: Path, out: Path) -> None:
         """Write a ``{question_id, prediction}`` line a question; see the base class.

@@ -15,13 +15,10 @@ from typing import Any
 from ....errors import RecapError
 from ....io import numbered_jsonl, read_json, write_json
 from ...answers import Answer
-from ...protocol import BenchmarkProtocol
-from ..base import Scores, breakdown
 from ..lines import (
-    LineBenchmark,
+    ReferencedBenchmark,
     Row,
     check_entry,
-    coverage,
     first_line,
     pair_answers,
     question_key,
@@ -33,36 +30,20 @@ from ..textvqa.normalize import normalize_answer
 _NEEDED = ("question_id", "image_id", "answers")
 
 
-class VqaV2(LineBenchmark):
+class VqaV2(ReferencedBenchmark):
     """Open answers, scored softly against ten annotators, or sent to the server."""
 
     title = "VQAv2"
     metric = "vqa_accuracy"
     submission_format = "json"
 
-    def score(
-        self,
-        answers: Sequence[Answer],
-        annotations: Path,
-        protocol: BenchmarkProtocol,
-        questions: Path | None = None,
-    ) -> Scores:
-        """Score by question id; see the base class.
+    def references(self, annotations: Path) -> dict[str, dict[str, Any]]:
+        """Return the annotations by question id; see :func:`load_annotations`."""
+        return load_annotations(annotations)
 
-        Raises:
-            RecapError: if the file holds questions alone, an answer has no
-                annotation, or two share one.
-        """
-        references = load_annotations(annotations)
-        rows = [
-            _score_row(answer, entry)
-            for answer, entry in pair_answers(answers, references, annotations)
-        ]
-        facts = {
-            **coverage(references, rows),
-            "by_question_type": breakdown(rows, "question_type"),
-        }
-        return Scores(rows, facts)
+    def score_answer(self, answer: Answer, entry: dict[str, Any]) -> Row:
+        """Return the score row of an answer."""
+        return _score_row(answer, entry)
 
     def write_submission(self, answers: Sequence[Answer], annotations: Path, out: Path) -> None:
         """Write ``[{question_id, answer}]`` in the file's order; see the base class.
