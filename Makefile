@@ -8,7 +8,7 @@ RESULTS ?=
 REAL ?=
 ROWS ?=
 
-.PHONY: help demo demo-full test test-slow test-oracle test-slurm calibrate lint format setup plan lock-models clean
+.PHONY: help demo demo-full test test-slow test-oracle test-slurm calibrate lint format setup plan status report-zip lock-models clean
 
 help: ## show this help
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -50,6 +50,13 @@ lock-models: setup ## write sizes and hashes of ROWS="blip2-opt-2.7b textvqa" in
 
 plan: setup ## say what a run of the demo would do, without doing it
 	@PATH="$(CURDIR)/$(BIN):$$PATH" snakemake --profile profiles/default --dry-run
+
+status: setup ## show where EXPERIMENT=demo stands, running or finished, from its files
+	@$(BIN)/python scripts/show_status.py --experiment $(EXPERIMENT)
+
+report-zip: setup ## pack every result of EXPERIMENT=demo with Snakemake's own report
+	@PATH="$(CURDIR)/$(BIN):$$PATH" snakemake --profile profiles/default --config experiment=$(EXPERIMENT) \
+		--report results/$(EXPERIMENT)/report.zip
 
 clean: ## remove results, models and logs; keep the environment
 	rm -rf results resources logs .snakemake
