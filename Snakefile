@@ -24,6 +24,10 @@ include: "rules/compare.smk"
 report: "rules/captions/workflow.rst"
 
 
+onsuccess:
+    shell("python scripts/build_leaderboard.py --results results --out results/leaderboard.tsv")
+
+
 rule all:
     """Everything an experiment produces: report, comparison, summaries."""
     default_target: True

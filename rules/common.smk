@@ -67,6 +67,7 @@ def final_outputs():
         f"{base}/report/report.html",
         f"{base}/report/training_comparison_analysis.md",
         f"{base}/report/final_project_summary.md",
+        f"{base}/report/run_card.json",
         f"{base}/compare/comparison.json",
         f"{base}/compare/evaluation_comparison_report.json",
         *[

@@ -92,7 +92,12 @@ rule score_answers:
             wildcards.arm, wildcards.seed, wildcards.benchmark, wildcards.control
         ),
     output:
-        score="results/{experiment}/eval/{arm}/seed{seed}/{benchmark}{control}/score.json",
+        score=report(
+            "results/{experiment}/eval/{arm}/seed{seed}/{benchmark}{control}/score.json",
+            caption="captions/score.rst",
+            category="Benchmarks",
+            labels={"arm": "{arm}", "seed": "{seed}", "benchmark": "{benchmark}{control}"},
+        ),
         questions="results/{experiment}/eval/{arm}/seed{seed}/{benchmark}{control}/scores.jsonl",
     log:
         "logs/{experiment}/score_answers/{arm}.seed{seed}.{benchmark}{control}.log",
@@ -185,7 +190,12 @@ use rule score_answers as score_majority with:
         annotations=lambda wildcards: WIRING.annotations(wildcards.benchmark),
         asked=lambda wildcards: WIRING.questions(wildcards.benchmark),
     output:
-        score="results/{experiment}/eval/text_only_majority/{benchmark}/score.json",
+        score=report(
+            "results/{experiment}/eval/text_only_majority/{benchmark}/score.json",
+            caption="captions/score.rst",
+            category="Benchmarks",
+            labels={"arm": "no model", "seed": "", "benchmark": "{benchmark}"},
+        ),
         questions="results/{experiment}/eval/text_only_majority/{benchmark}/scores.jsonl",
     log:
         "logs/{experiment}/score_majority/{benchmark}.log",

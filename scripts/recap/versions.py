@@ -29,5 +29,5 @@ STAGE_VERSIONS: dict[str, int] = {
     "submit": 1,
     "positive_control": 1,
     "compare": 3,
-    "report": 4,
+    "report": 5,
 }
