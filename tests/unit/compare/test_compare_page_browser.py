@@ -190,12 +190,17 @@ def test_dark_is_dark_and_both_have_contrast(browser: Browser) -> None:
         return (Math.max(ink, paper) + 0.05) / (Math.min(ink, paper) + 0.05);
       })];
     })()"""
-    for scheme, is_dark in (("light", False), ("dark", True)):
+    # Paper is white, whatever the screen was.
+    for scheme, media, is_dark in (
+        ("light", "screen", False),
+        ("dark", "screen", True),
+        ("dark", "print", False),
+    ):
         features = [{"name": "prefers-color-scheme", "value": scheme}]
-        browser.call("Emulation.setEmulatedMedia", {"features": features})
+        browser.call("Emulation.setEmulatedMedia", {"media": media, "features": features})
         paper, *ratios = browser.run(contrast)
         assert (paper < 0.2) is is_dark
-        assert min(ratios) >= 4.5, (scheme, ratios)
+        assert min(ratios) >= 4.5, (scheme, media, ratios)
 
 
 def test_print_shows_all_and_hides_controls(browser: Browser) -> None:
