@@ -207,6 +207,11 @@ class EvaluateSettings(Settings):
         22.0, gt=0, description="GPU memory in GiB that an automatic batch size may fill"
     )
     dtype: Dtype = Field("float16", description="type of weights and activations")
+    compile_blocks: bool | Literal["auto"] = Field(
+        "auto",
+        description="compile the towers and what reads prompts by `torch.compile`; `auto`: on a "
+        "GPU, where a shard has questions enough to make up for the time that takes",
+    )
 
     @field_validator("batch_size")
     @classmethod

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _IMAGE_PREFIX = "<image>\n"
+_WORTH_COMPILING = 4000  # questions; what compiling takes is in docs/performance.md
 
 
 class OutOfMemoryError(Exception):
@@ -35,6 +36,9 @@ class Answerer(Protocol):
 
     def batch_size(self, texts: Sequence[str]) -> int:
         """Return how many questions to ask at once, if these are all there are."""
+
+    def expect(self, count: int) -> None:
+        """Get ready for so many questions."""
 
     def prepare(self, image: "Image.Image") -> Any:
         """Turn a picture into pixels; called from worker threads."""
@@ -74,6 +78,7 @@ class MgmAnswerer:
         self._protocol, self._settings = protocol, settings
         self._template: str = self._model.config.conversation
         self._stops = stop_token_ids(self._tokenizer, self._template)
+        self._compiled = False
         self._engine: AnswerEngine | None = None
         self._rows = 0
         self._unfinished = 0
@@ -91,6 +96,16 @@ class MgmAnswerer:
         longest = max((len(self._encode_text(text, False)) for text in _longest(texts)), default=0)
         parameters = sum(parameter.numel() for parameter in self._model.parameters())
         return resolve_batch_size(self._model.config, parameters, self._settings, longest)
+
+    def expect(self, count: int) -> None:
+        """Compile what is worth it for so many questions."""
+        from ..mgm.compilation import compile_towers
+
+        wanted = self._settings.compile_blocks
+        if wanted == "auto":
+            wanted = self._model.device.type == "cuda" and count >= _WORTH_COMPILING
+        self._compiled = wanted
+        compile_towers(self._model, wanted)
 
     def prepare(self, image: "Image.Image") -> "torch.Tensor":
         """Return a picture's pixels, uint8 (3, S, S)."""
@@ -136,6 +151,7 @@ class MgmAnswerer:
             "dtype": self._settings.dtype,
             "template": self._template,
             "engine": type(self._engine).__name__,
+            "compiled": self._compiled,
             "new_tokens": self._new_tokens,
             "answers_cut_at_max_new_tokens": self._unfinished,
         }
@@ -183,7 +199,11 @@ class MgmAnswerer:
             self._rows = max(rows, self._rows)
             self._engine = None  # frees its caches
             self._engine = choose_engine(
-                self._model, self._stops, self._protocol.max_new_tokens, rows=self._rows
+                self._model,
+                self._stops,
+                self._protocol.max_new_tokens,
+                rows=self._rows,
+                compiled=self._compiled,
             )
         return self._engine
 

@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+_SPEED_ALONE = {"batch_size", "memory_gib", "compile_blocks"}
+
 
 @dataclass(frozen=True)
 class PredictRequest:
@@ -131,6 +133,7 @@ def predict_shards(
             perf.extra["model_load_seconds"] = round(time.perf_counter() - started, 3)
             images = ImageSource(first.image_root, loaded.inline_images)
             size = answerer.batch_size([question.model_text for question in loaded.questions])
+            answerer.expect(len(missing))
             runner = Runner(answerer, images, journals, size)
             runner.run(missing)
             perf.extra |= runner.figures() | answerer.facts()
@@ -177,8 +180,8 @@ def _cut(questions: list[Question], count: int, index: int) -> list[Question]:
 def _identity(request: PredictRequest) -> dict[str, Any]:
     """Return all that an answer depends on.
 
-    The batch size is left out: it does not change answers, and a shard that ran
-    out of memory shall go on with a smaller one.
+    What is for speed alone is left out: it does not change answers, rounding apart, and
+    a shard that ran out of memory shall go on with a smaller batch.
     """
     base = {} if request.parts is None else {"base": _base_fingerprint(request.parts)}
     return base | {
@@ -186,7 +189,7 @@ def _identity(request: PredictRequest) -> dict[str, Any]:
         "questions": sha256_file(request.questions),
         "image_root": str(request.image_root) if request.image_root else None,
         "protocol": request.protocol.model_dump(),
-        "settings": request.settings.model_dump(exclude={"batch_size", "memory_gib"}),
+        "settings": request.settings.model_dump(exclude=_SPEED_ALONE),
         "control": request.control,
         "stage_version": STAGE_VERSIONS["predict"],
     }

@@ -66,7 +66,12 @@ def split_prompt(ids: Sequence[int]) -> tuple[list[int], list[int]]:
 
 
 def choose_engine(
-    model: MGMForCausalLM, stops: tuple[int, ...], max_new_tokens: int, *, rows: int
+    model: MGMForCausalLM,
+    stops: tuple[int, ...],
+    max_new_tokens: int,
+    *,
+    rows: int,
+    compiled: bool = False,
 ) -> AnswerEngine:
     """Return the fastest engine for a model.
 
@@ -75,10 +80,14 @@ def choose_engine(
         stops: tokens that end an answer.
         max_new_tokens: longest answer.
         rows: prompts a batch, at most.
+        compiled: whether to compile what reads prompts, where the engine can.
     """
-    if suits(model.language_model):
-        return SharingEngine(model, stops, max_new_tokens, rows=rows)
-    return PlainEngine(model, stops, max_new_tokens)
+    if not suits(model.language_model):
+        return PlainEngine(model, stops, max_new_tokens)
+    engine = SharingEngine(model, stops, max_new_tokens, rows=rows)
+    if compiled:
+        engine.decoder.compile()
+    return engine
 
 
 class PlainEngine:

@@ -121,12 +121,12 @@ class CachedDecoder:
         self._decoder = language_model.model
         self._layers = list(language_model.model.layers)
         self._head = language_model.get_output_embeddings()
-        self._table: torch.Tensor | None = None
+        self._tables: list[torch.Tensor] = []
         self.enter: Enter = enter
         self.leave: Leave = leave
 
     def compile(self) -> None:
-        """Compile what surrounds the attention; for many positions at once."""
+        """Compile what surrounds the attention where many positions are read at once."""
         self.enter = torch.compile(enter, dynamic=True)
         self.leave = torch.compile(leave, dynamic=True)
 
@@ -215,11 +215,14 @@ class CachedDecoder:
         return self._logits(hidden)
 
     def _rotary(self, length: int, like: torch.Tensor) -> torch.Tensor:
-        """Return the table's first ``length`` positions, (2, length, D)."""
-        table = self._table
-        if table is None or table.shape[1] < length or table.dtype != like.dtype:
-            self._table = table = rotary_table(self._decoder, -(-length // 512) * 512, like)
-        return table[:, :length]
+        """Return cosines and sines of the first ``length`` positions, (2, length, D).
+
+        Tables are never given up: a captured graph reads the one it was captured with.
+        """
+        if not self._tables or self._tables[-1].shape[1] < length:
+            known = int(self._decoder.config.max_position_embeddings)
+            self._tables.append(rotary_table(self._decoder, max(length, known), like))
+        return self._tables[-1][:, :length]
 
     def _logits(self, hidden_B1C: torch.Tensor) -> torch.Tensor:
         return cast("torch.Tensor", self._head(self._decoder.norm(hidden_B1C[:, -1])))

@@ -43,6 +43,9 @@ class Reader:
         assert len(texts) == QUESTIONS
         return self.size
 
+    def expect(self, count):
+        self.expected = count
+
     def prepare(self, image):
         return image.getpixel((0, 0))
 

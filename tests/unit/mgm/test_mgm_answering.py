@@ -142,3 +142,13 @@ def test_a_group_with_its_own_beginning_shares_it_alone(model):
     other = dataclasses.replace(asked, before=[*asked.before, 12])
     plain = PlainEngine(model, STOPS, LONG)
     assert answer(SharingEngine(model, STOPS, LONG, rows=8), other) == answer(plain, other)
+
+
+@pytest.mark.slow
+def test_compiled_parts_answer_alike(model):
+    """Layers share one compiled form, whatever the length of the prompts."""
+    engine = choose_engine(model, STOPS, LONG, rows=8, compiled=True)
+    torch._dynamo.utils.counters.clear()
+    for asked in (prompts(model), text_only(model), prompts(model, (1, 1), (40, 2))):
+        assert answer(engine, asked) == answer(PlainEngine(model, STOPS, LONG), asked)
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] <= 8

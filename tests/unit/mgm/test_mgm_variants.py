@@ -35,11 +35,13 @@ def parts(tmp_path_factory):
 def questions(mgm_questions):
     """Two questions a picture, in TextVQA's form."""
     rows = [json.loads(line) for line in mgm_questions.open()]
-    text = "what is {}?\nReference OCR token: stop, {}\nAnswer the question using a single word or phrase."
+    text = "what is {0}?\nReference OCR token: stop, {0}\nAnswer the question in a word."
     path = mgm_questions.with_name("textvqa.jsonl")
     path.write_text(
         "".join(
-            json.dumps(row | {"text": text.format(word, word)}) + "\n" for row in rows for word in "ab"
+            json.dumps(row | {"text": text.format(word, word)}) + "\n"
+            for row in rows
+            for word in "ab"
         )
     )
     return path
