@@ -177,6 +177,11 @@ def run_experiment(experiment: str) -> None:
             if locks.is_dir() and any(locks.iterdir()):
                 logger.warning("the last run was interrupted; finished results are kept")
                 snakemake(lock, *common, "--quiet", "all", "--unlock")
+            sys.stdout.write(
+                f"Experiment {experiment}: one line a stage; all else is in {RUN_LOG}. "
+                "Ctrl-C stops it, and keeps what is done.\n"
+            )
+            sys.stdout.flush()
             code = snakemake(lock, *common, "--quiet", "rules", "reason", "host")
     except StoppedByUserError:
         raise StoppedByUserError(

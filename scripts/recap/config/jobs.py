@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from ..evaluate.protocol import MAJORITY
+from .positive import PositiveControlWiring
 from .steps import StepWiring
 from .wiring import Wiring
 
@@ -27,14 +28,16 @@ class JobWiring:
     def entries(self) -> list[Entry]:
         """Return ``stage`` (the rule), ``arms``, ``label`` and ``path`` of each file, in order.
 
-        A job that several arms share is listed once, with all of them.
+        A job that several arms share is listed once, with all of them; one that
+        works for no arm, such as a published model's, has none.
         """
         found: dict[str, Entry] = {}
-        for stage, arm, name, label in [*self._data_jobs(), *self._model_jobs()]:
+        jobs = [*self._data_jobs(), *self._model_jobs(), *self._released_jobs()]
+        for stage, arm, name, label in jobs:
             path = f"{self._base}/{stage}/{name}.json"
             entry = {"stage": stage, "arms": [], "label": label, "path": path}
             arms = found.setdefault(path, entry)["arms"]
-            if arm not in arms:
+            if arm and arm not in arms:
                 arms.append(arm)
         return list(found.values())
 
@@ -96,6 +99,14 @@ class JobWiring:
                 for index in range(shards):
                     name = f"{run}.{answered}.{shards}_{index}"
                     yield "predict_shard", arm, name, f"predict {name}"
+
+    def _released_jobs(self) -> Iterator[tuple[str, str, str, str]]:
+        """Yield the jobs that ask released models, whose published scores are reproduced."""
+        shards = self._config.evaluation_shards
+        for entry in PositiveControlWiring(self._wiring).entries():
+            for index in range(shards if entry["report"] else 0):
+                name = f"{entry['model']}.{entry['benchmark']}.{shards}_{index}"
+                yield "positive_control", "", name, f"predict {name}"
 
     def _answered(self) -> list[str]:
         """Return what every run's model answers: each benchmark, then under each control."""

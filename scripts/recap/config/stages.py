@@ -21,10 +21,10 @@ def stage_files(wiring: Wiring) -> Stages:
     arms = [*document["arms"], *document["funnel_arms"]]
     corpora = dict.fromkeys(wiring.experiment.arms[arm["arm"]].corpus for arm in arms)
     runs = document["runs"]
-    before = ("pretrain", "finetune", "check_parity", "predict_shard")
+    models = ("pretrain", "finetune", "check_parity", "predict_shard", "positive_control")
     stages: Stages = {
         "validate_corpus": [f"{base}/corpus/{corpus}/validate.json" for corpus in corpora],
-        **{name: files for name, files in measured.items() if name not in before},
+        **{name: files for name, files in measured.items() if name not in models},
         "merge_arm": [arm["funnel"] for arm in arms],
         "convert_llava": [arm["dataset_manifest"] for arm in document["arms"]],
         "pretrain": measured["pretrain"],
@@ -33,8 +33,9 @@ def stage_files(wiring: Wiring) -> Stages:
         "merge_lora_weights": [run["merge"] for run in runs],
         "check_parity": measured["check_parity"],
         "predict_shard": measured["predict_shard"],
+        "positive_control": measured.get("positive_control", []),
         "score_answers": [e["score"] for e in document["evaluations"] + document["controls"]],
         "compare_runs": [f"{base}/compare/comparison.json"],
         "build_report": [f"{base}/report/report.html"],
     }
-    return {name: list(dict.fromkeys(files)) for name, files in stages.items()}
+    return {name: list(dict.fromkeys(files)) for name, files in stages.items() if files}
