@@ -169,7 +169,7 @@ def run_experiment(experiment: str) -> None:
         StoppedByUserError: on Ctrl-C.
     """
     common = ("--profile", "profiles/default", "--config", f"experiment={experiment}")
-    again = f"python scripts/run_demo.py --experiment {experiment}"
+    again = f"make demo EXPERIMENT={experiment}"
     started = time.time()
     try:
         with only_run() as lock:

@@ -159,5 +159,6 @@ def _conclusion(experiment: str, rows: Sequence[StageStatus], alive: Sequence[in
         verdict = (report / "verdict.txt").read_text(encoding="utf-8").strip()
         lines += ["", f"Report:  {report / 'report.html'}", f"Verdict: {verdict}"]
     if not alive and not finished:
-        lines += ["", f"Go on:   python scripts/run_demo.py --experiment {experiment}"]
+        again = f"make demo EXPERIMENT={experiment}"
+        lines += ["", f"Go on:   the command it was started with, such as {again}"]
     return lines

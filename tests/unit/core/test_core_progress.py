@@ -148,7 +148,7 @@ def test_a_run_with_nothing_to_do_says_so(project, stand_in, capsys):
 
 def test_a_failure_shows_the_cause_and_the_command_to_go_on(project, stand_in, capsys):
     stand_in("echo 'WorkflowError: key `x` is unknown'; exit 1")
-    with pytest.raises(RecapError, match=r"go on with: python scripts/run_demo.py --experiment d"):
+    with pytest.raises(RecapError, match="go on with: make demo EXPERIMENT=demo"):
         launch.run_experiment("demo")
     assert "key `x` is unknown" in capsys.readouterr().err
 
@@ -169,7 +169,7 @@ def test_ctrl_c_waits_and_says_what_is_kept(project, stand_in):
         launch.run_experiment("demo")
     assert (project / "ended").exists(), "Snakemake was waited for"
     assert error.value.exit_code == 130
-    assert "--experiment demo" in str(error.value)
+    assert "make demo EXPERIMENT=demo" in str(error.value)
 
 
 def write(path: Path, text: str, age: float = 0.0) -> None:
@@ -205,7 +205,7 @@ def test_status_of_a_stopped_experiment(project):
     assert "predict a.seed2.vqa: 4 answers" in text
     assert "predict a.seed1.vqa" not in text
     assert "logs/demo/finetune/a.log" in text
-    assert text.endswith("Go on:   python scripts/run_demo.py --experiment demo\n")
+    assert text.endswith("such as make demo EXPERIMENT=demo\n")
 
 
 def test_status_of_a_finished_and_of_an_unknown_experiment(project):
