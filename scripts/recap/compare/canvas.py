@@ -174,6 +174,7 @@ def _hover(source: Canvas) -> str:
         ],
         "x": _limits(axes.get_xlim()),
         "y": _limits(axes.get_ylim()),
+        "label": axes.get_xlabel(),
         "log": axes.get_yscale() == "log",
         "series": source.series,
     }

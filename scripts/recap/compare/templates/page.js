@@ -76,7 +76,7 @@ function nearest(values, wanted) {
 }
 
 function hoverCurves(figure) {
-  const { box: [left, top, right, bottom], x, y, log, series } = JSON.parse(figure.dataset.hover);
+  const { box: [left, top, right, bottom], x, y, label, log, series } = JSON.parse(figure.dataset.hover);
   const svg = one("svg", figure);
   const steps = [...new Set(series.flatMap((line) => line.x))].sort((a, b) => a - b);
   const scale = (value, [low, high], start, end) => start + (end - start) * (value - low) / (high - low);
@@ -100,7 +100,8 @@ function hoverCurves(figure) {
       });
       return `${line.label}: ${line.y[at]}`;
     });
-    readout.textContent = `update ${steps[place]} · ${lines.join(" · ")}`;
+    readout.textContent = `${label} ${steps[place]} · ${lines.join(" · ")}`;
+    readout.style.minHeight = `${readout.offsetHeight}px`; // what follows moves once, not at each visit
   };
   svg.addEventListener("pointermove", (event) => {
     const point = new DOMPoint(event.clientX, event.clientY).matrixTransform(svg.getScreenCTM().inverse());
