@@ -1,6 +1,7 @@
 """Stage 2 of MGM-7B with LoRA, its frozen base cut over the GPUs of a host, 24 GiB each.
 
-    PYTHONPATH=scripts torchrun --nproc-per-node 2 benchmarks/train_sharded.py --folder /tmp/mgm --out sharded.json
+    export PYTHONPATH=scripts
+    torchrun --nproc-per-node 2 benchmarks/train_sharded.py --folder /tmp/mgm --out sharded.json
 
 The language model has the size of Llama 2 7B and random bfloat16 weights (12.6 GiB, which
 one GPU could not train beside its activations). A step is one pass of every rank, forward and
