@@ -66,6 +66,16 @@ class LineBenchmark(Benchmark):
         return ""
 
 
+class YesNoBenchmark(LineBenchmark):
+    """A benchmark whose questions are answered by yes or no."""
+
+    closed_answers = True
+
+    def admitted_answers(self, question: Question) -> tuple[str, ...]:
+        """Return yes and no."""
+        return "Yes", "No"
+
+
 class ReferencedBenchmark(LineBenchmark):
     """A benchmark with an annotation a question, whose answers are scored one by one."""
 
