@@ -23,6 +23,7 @@ STAGE_VERSIONS: dict[str, int] = {
     "train": 5,
     "merge": 4,
     "convert": 1,
+    "ocr": 1,
     "predict": 1,
     "majority": 2,
     "score": 3,

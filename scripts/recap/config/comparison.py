@@ -167,6 +167,7 @@ class ComparisonWiring:
             "protocol": {
                 "kind": row.kind,
                 "ocr_tokens": row.ocr,
+                **({"ocr_source": row.ocr_source} if row.ocr_source != "file" else {}),
                 "max_new_tokens": row.max_new_tokens,
                 "decoding": "greedy",
                 "dtype": self._config.evaluate.dtype,
