@@ -26,9 +26,9 @@ STAGE_VERSIONS: dict[str, int] = {
     "ocr": 1,
     "predict": 1,
     "majority": 2,
-    "score": 3,
+    "score": 4,
     "submit": 1,
     "positive_control": 1,
-    "compare": 3,
-    "report": 4,
+    "compare": 4,
+    "report": 5,
 }

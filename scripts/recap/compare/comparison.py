@@ -14,12 +14,13 @@ from .inputs import ArmInputs, ComparisonInputs
 from .matching import check_contract
 from .positive import positive_rows, positive_warning
 from .scores import BenchmarkScores, load_scores
+from .seen_pictures import SeenPictures
 from .significance import holm
 from .verdicts import decide, headline, scope_sentence, sentence, warning_text
 
 logger = logging.getLogger(__name__)
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 _TOLERANCE_POINTS = 0.006
 Row = dict[str, Any]
 
@@ -123,12 +124,16 @@ def _comparisons(
 ) -> list[Row]:
     ordinary = [arm for arm in inputs.challengers if arm.identical_to is None]
     family = len(ordinary) * len(scores)
+    pictures = SeenPictures(inputs)
     rows = []
     for table in scores.values():
         for arm in inputs.challengers:
             other = inputs.opponent(arm)
-            row = contrast_arms(table, arm.arm, other, settings, comparisons=family)
+            seen = pictures.compare(table, arm.arm, other)
+            extra = {"caption": seen.fates} if seen is not None and seen.trained_on else {}
+            row = contrast_arms(table, arm.arm, other, settings, comparisons=family, extra=extra)
             row |= {"matched": arm.matched, "identical_pair": arm.identical_to is not None}
+            row["pictures"] = seen and {"found": seen.pictures, "trained_on": seen.trained_on}
             rows.append(row)
     compared = [row for row in rows if not row["identical_pair"]]
     adjusted = iter(holm([row["p_value"] for row in compared]))

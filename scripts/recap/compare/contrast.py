@@ -1,13 +1,15 @@
 """The statistics of one pair of arms on one benchmark, and of one arm alone."""
 
 import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from ..hashing import sha256_bytes
 from ..settings import CompareSettings
-from .crossed import crossed_p_value, half_width, minimum_detectable_effect
+from .categories import category_rows, question_categories
+from .crossed import crossed_p_value, minimum_detectable_effect
 from .resampling import (
     CrossedTable,
     FloatArray,
@@ -21,7 +23,6 @@ from .significance import mcnemar, permutation_p_value
 
 Row = dict[str, Any]
 _RIGHT = 50.0
-_CATEGORIES = ("question_type", "has_ocr")
 
 
 def derived_seed(seed: int, *names: str) -> int:
@@ -58,6 +59,7 @@ def contrast_arms(
     settings: CompareSettings,
     *,
     comparisons: int,
+    extra: Mapping[str, Sequence[str]] | None = None,
 ) -> Row:
     """Return everything about ``arm`` minus ``reference``, in points, but the verdict.
 
@@ -69,6 +71,7 @@ def contrast_arms(
         comparisons: size of the family that p-values are adjusted over; the
             minimum detectable effect is stated at confidence level
             1 - (1 - confidence) / comparisons, the first step of Holm.
+        extra: further categories of the questions, a value for each, by name.
     """
     differences = scores.accuracy[arm] - scores.accuracy[reference]
     table = crossed_table(differences, scores.images)
@@ -84,7 +87,12 @@ def contrast_arms(
         "seed_standard_deviation": _deviation(table.seed_means),
         "mcnemar": _mcnemar(scores, arm, reference),
         "changed_answers": _changed(scores, arm, reference, differences),
-        "categories": _categories(scores, differences, settings.confidence),
+        "categories": category_rows(
+            {**question_categories(scores), **(extra or {})},
+            scores.images,
+            differences,
+            settings.confidence,
+        ),
     }
 
 
@@ -165,35 +173,6 @@ def _changed(
         "gained": int(np.count_nonzero(differences > 0)),
         "lost": int(np.count_nonzero(differences < 0)),
     }
-
-
-def _categories(scores: BenchmarkScores, differences: FloatArray, confidence: float) -> list[Row]:
-    """Return the difference within each category, with a closed-form interval.
-
-    Categories are many and unadjusted: they show where to look, not what to
-    conclude.
-    """
-    rows = []
-    for field in _CATEGORIES:
-        if all(question[field] is None for question in scores.questions):
-            continue
-        values = np.array([str(question[field]).lower() for question in scores.questions])
-        for value in np.unique(values):
-            inside = values == value
-            images = np.unique(scores.images[inside], return_inverse=True)[1]
-            table = crossed_table(differences[:, inside], images.astype(np.int64))
-            half = half_width(crossed_spread(table), confidence)
-            rows.append(
-                {
-                    "category": field,
-                    "value": str(value),
-                    "questions": int(inside.sum()),
-                    "images": int(table.sizes.size),
-                    "difference": table.mean,
-                    "interval": [table.mean - half, table.mean + half],
-                }
-            )
-    return rows
 
 
 def _deviation(values: FloatArray) -> float | None:

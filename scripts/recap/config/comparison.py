@@ -63,7 +63,7 @@ class ComparisonWiring:
         document = self.document()
         files: list[str] = []
         for arm in document["arms"] + document["funnel_arms"]:
-            files += [arm[key] for key in ("dataset_manifest", "funnel") if arm[key]]
+            files += [arm[key] for key in ("dataset_manifest", "dataset", "funnel") if arm[key]]
             files += arm["decisions"]
         for run in document["runs"]:
             for kind in ("telemetry", "metrics", "manifests"):
@@ -114,6 +114,8 @@ class ComparisonWiring:
             "arm": arm,
             "description": row.description,
             "dataset_manifest": f"{folder}/train.manifest.json" if trained else None,
+            "dataset": self._wiring.train_data(arm) if trained else None,
+            "image_root": self._wiring.image_root(self._wiring.experiment.corpora[row.corpus]),
             "funnel": f"{folder}/funnel.json",
             "matched": len(linked) == 1,
             "identical_to": row.identical_to or None,

@@ -189,6 +189,7 @@ def score_row(
     accuracy: float,
     question_type: str,
     truth: str,
+    answer_words: int | None = None,
 ) -> Row:
     """Return a score row as :class:`~.base.Scores` defines it, for a prompt without OCR."""
     return {
@@ -201,6 +202,7 @@ def score_row(
         "question_type": question_type,
         "has_ocr": False,
         "truth": truth,
+        "answer_words": answer_words,
     }
 
 
