@@ -153,6 +153,7 @@ def test_score_matches_on_image_and_lower_case_question(annotations):
         "question_type": "brand",
         "has_ocr": True,
         "truth": "nike (10)",
+        "answer_words": 1,
     }
 
 
