@@ -4,7 +4,6 @@ import logging
 from typing import Any
 
 from ..errors import GateError
-from ..hashing import sha256_file
 from ..io import read_json
 from ..settings import CompareSettings
 from .choices import caption_choice
@@ -13,6 +12,7 @@ from .controls import control_rows, control_warning
 from .inputs import ArmInputs, ComparisonInputs
 from .matching import check_contract
 from .positive import positive_rows, positive_warning
+from .provenance import answer_origins, score_files
 from .scores import BenchmarkScores, load_scores
 from .seen_pictures import SeenPictures
 from .significance import holm
@@ -96,7 +96,7 @@ def assemble(
         "positive_controls": positive,
         "benchmarks": benchmarks,
         "comparisons": comparisons,
-        "provenance": {"score_files": _score_hashes(inputs)},
+        "provenance": {"score_files": score_files(inputs), "answers": answer_origins(inputs)},
     }
     document = rounded(document)
     document["headline"] = headline(document)
@@ -185,19 +185,6 @@ def _benchmark(
         "arms": arms,
         "controls": control_rows(inputs, scores, settings),
     }
-
-
-def _score_hashes(inputs: ComparisonInputs) -> list[Row]:
-    return [
-        {
-            "arm": item.arm,
-            "seed": item.seed,
-            "benchmark": item.benchmark,
-            "path": str(item.scores),
-            "sha256": sha256_file(item.scores),
-        }
-        for item in inputs.evaluations
-    ]
 
 
 def rounded(value: Any) -> Any:

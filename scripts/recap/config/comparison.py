@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from ..compare.lmms_names import run_files
 from ..evaluate.protocol import MAJORITY
 from .fetching import FetchWiring
 from .positive import PositiveControlWiring
@@ -73,6 +74,15 @@ class ComparisonWiring:
             files += [answers["score"], answers["scores"]]
         files += [entry["report"] for entry in document["positive_controls"] if entry["report"]]
         return list(dict.fromkeys(files))
+
+    def lmms_eval(self) -> list[str]:
+        """Return every run's results in lmms-eval's form; ``{experiment}`` is left open."""
+        return [
+            f"results/{{experiment}}/compare/lmms_eval/{name}"
+            for arm in self._config.arms
+            for seed in self._config.seeds
+            for name in run_files(arm, seed, self._config.benchmarks)
+        ]
 
     def quality(self) -> list[str]:
         """Return the documents about the arms' captions and their differences."""
