@@ -29,13 +29,13 @@ test: setup ## lint, format and type checks, then every test that is not slow
 	@$(BIN)/python scripts/run_checks.py
 
 test-slow: setup ## kill every stage in mid-run, compare with Data-Juicer's own executor
-	@$(BIN)/python -m pytest -m slow
+	@$(BIN)/python -m pytest -m slow --timeout 7200
 
 test-oracle: setup ## 100,000 answers a normaliser, and scores, statistics, tables and OCR against libraries that are fetched
 	@$(BIN)/python -m pytest -m oracle
 
 test-slurm: setup ## train over several nodes on a real SLURM on this machine; needs root and Debian
-	@$(BIN)/python -m pytest -m slurm tests/slurm
+	@$(BIN)/python -m pytest -m slurm --timeout 3600 tests/slurm
 
 calibrate: setup ## measure the verdict's errors; RESULTS=results/NAME to resample, REAL=results/NAME for trained A/A runs
 	@OMP_NUM_THREADS=1 $(BIN)/python scripts/calibrate.py $(if $(RESULTS),--results "$(RESULTS)") \

@@ -24,7 +24,7 @@ STAGE_VERSIONS: dict[str, int] = {
     "merge": 4,
     "convert": 1,
     "ocr": 1,
-    "predict": 1,
+    "predict": 2,
     "majority": 2,
     "score": 4,
     "submit": 1,

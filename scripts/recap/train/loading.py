@@ -1,5 +1,7 @@
 """Reading the passes of each update off the critical path."""
 
+import atexit
+import multiprocessing
 import os
 import signal
 from collections.abc import Callable, Iterator, Sequence
@@ -38,6 +40,23 @@ def _ignore_stop_signals(worker: int) -> None:
     del worker
     for number in STOP_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
+
+
+def _kill_workers() -> None:
+    """End what is left of the workers, which no SIGTERM of Python's own at its exit would do.
+
+    A failed rank whose traceback still holds the loader would wait for them forever.
+    """
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's would report them as having failed
+    for process in multiprocessing.active_children():
+        if process.daemon:
+            process.kill()
+
+
+def _kill_workers_at_exit() -> None:
+    """Put :func:`_kill_workers` before what torch and Python do at exit, registered earlier."""
+    atexit.unregister(_kill_workers)
+    atexit.register(_kill_workers)
 
 
 class RowDataset(Dataset):
@@ -129,5 +148,7 @@ class UpdateLoader:
             worker_init_fn=_ignore_stop_signals,
         )
         batches = iter(loader)
+        if self._workers:
+            _kill_workers_at_exit()
         for update in left:
             yield UpdateBatches(batches, len(update), self._device)
