@@ -13,6 +13,7 @@ from .crossed import crossed_p_value, minimum_detectable_effect
 from .resampling import (
     CrossedTable,
     FloatArray,
+    Spread,
     crossed_interval,
     crossed_spread,
     crossed_table,
@@ -120,11 +121,11 @@ def weigh_difference(table: CrossedTable, settings: CompareSettings, seed: int) 
 
 
 def detectable_effect(
-    table: CrossedTable, settings: CompareSettings, comparisons: int
+    spread: Spread, settings: CompareSettings, comparisons: int
 ) -> tuple[float, str]:
     """Return the minimum detectable effect in points, and what sets it."""
     effect, method = minimum_detectable_effect(
-        crossed_spread(table),
+        spread,
         alpha=(1 - settings.confidence) / max(1, comparisons),
         power=settings.power,
     )
@@ -140,7 +141,7 @@ def _uncertainty(
 ) -> Row:
     spread = crossed_spread(table)
     seed = derived_seed(settings.seed, scores.benchmark, *arms)
-    effect, method = detectable_effect(table, settings, comparisons)
+    effect, method = detectable_effect(spread, settings, comparisons)
     pigeonhole = pigeonhole_interval(
         table, confidence=settings.confidence, samples=settings.bootstrap_samples, seed=seed
     )
