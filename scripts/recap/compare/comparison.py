@@ -40,6 +40,8 @@ def compare(
         RecapError: if a file is missing or malformed.
     """
     contract = check_contract(inputs)
+    held = sum(row["ok"] for row in contract)
+    logger.info("contract between arms: %d of %d facts are equal", held, len(contract))
     scores = {b.name: load_scores(inputs, b.name) for b in inputs.benchmarks}
     for name, table in scores.items():
         check_score_files(inputs, table)
