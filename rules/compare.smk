@@ -41,6 +41,7 @@ rule compare_runs:
             category="Comparison",
             labels={"result": "evaluation, as the predecessor named it"},
         ),
+        lmms_eval=COMPARISON.lmms_eval(),
     log:
         "logs/{experiment}/compare_runs.log",
     conda:
@@ -51,6 +52,7 @@ rule compare_runs:
         runtime=minutes(COMPUTE.runtime_minutes),
     params:
         settings=as_json(SETTINGS.compare),
+        lmms_eval="results/{experiment}/compare/lmms_eval",
         stage_version=STAGE_VERSIONS["compare"],
     shell:
         """
@@ -59,6 +61,7 @@ rule compare_runs:
             --settings {params.settings:q} \
             --out {output.comparison:q} \
             --evaluation-report {output.evaluation:q} \
+            --lmms-eval {params.lmms_eval:q} \
             2>{log:q}
         """
 

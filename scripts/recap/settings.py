@@ -221,6 +221,17 @@ class EvaluateSettings(Settings):
         return value
 
 
+class OcrSettings(Settings):
+    """Which words of a picture become OCR tokens, where the question file has none."""
+
+    min_confidence: float = Field(
+        0.5, ge=0, le=1, description="lowest confidence of a line of text that counts"
+    )
+    max_words: int = Field(
+        95, ge=1, description="most words a picture; TextVQA's own file has up to 95"
+    )
+
+
 class CompareSettings(Settings):
     """How arms are compared."""
 

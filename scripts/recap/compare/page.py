@@ -16,7 +16,7 @@ from .funnels import arm_funnels
 from .gates import gate_summary
 from .held_out import held_out_rows
 from .inputs import ComparisonInputs
-from .provenance import provenance
+from .page_provenance import provenance
 from .quality import caption_quality
 from .scores import BenchmarkScores
 from .tables import csv_uri

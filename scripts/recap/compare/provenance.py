@@ -1,57 +1,53 @@
-"""What the results were made from: code, data, models, settings, and how to repeat them."""
+"""Which weights gave which answers to which questions, by hash."""
 
 from typing import Any
 
-from ..manifest import code_state, read_manifest
-from ..settings import ReportSettings
-from ..versions import STAGE_VERSIONS
-from .inputs import ComparisonInputs
-from .origins import origin
+from ..hashing import digest_json, sha256_file
+from ..io import read_json
+from ..manifest import read_manifest
+from .inputs import ComparisonInputs, RunInputs
 
 Row = dict[str, Any]
-_HASHES = ("ids_sha256", "images_sha256", "questions_sha256", "captions_sha256")
+_HASHES = ("answers_sha256", "annotations_sha256", "questions_sha256")
 
 
-def provenance(inputs: ComparisonInputs, document: Row, settings: ReportSettings) -> Row:
-    """Return what the page and the run card say about where the results came from.
+def score_files(inputs: ComparisonInputs) -> list[Row]:
+    """Return path and hash of every file of per-question scores."""
+    return [
+        {
+            "arm": item.arm,
+            "seed": item.seed,
+            "benchmark": item.benchmark,
+            "path": str(item.scores),
+            "sha256": sha256_file(item.scores),
+        }
+        for item in inputs.evaluations
+    ]
 
-    Args:
-        inputs: where results lie.
-        document: the comparison document.
-        settings: what the page shows.
+
+def answer_origins(inputs: ComparisonInputs) -> list[Row]:
+    """Return one row a run and benchmark: model, weights, files, generation settings.
+
+    ``weights_sha256`` is one hash over those of the run's trained files and base
+    models; it, like any other fact, is none where it wasn't recorded.
     """
-    code = code_state()
-    manifests = [read_manifest(path) for run in inputs.runs for path in run.manifests.values()]
-    volatile = [manifest.get("volatile", {}) for manifest in manifests]
-    checkout = [] if code["git_commit"] == "unknown" else [f"git checkout {code['git_commit']}"]
-    return {
-        "report_commit": code["git_commit"],
-        "local_edits": code["dirty"],
-        "run_commits": _known(volatile, "git_commit"),
-        "run_edits": any(entry.get("dirty") for entry in volatile),
-        "pythons": _known(volatile, "python"),
-        "stage_versions": STAGE_VERSIONS,
-        "commands": [*checkout, *inputs.commands],
-        "data": [row for arm in inputs.arms if (row := _data(arm.arm, arm.dataset_manifest))],
-        "brought_in": [origin(entry) for entry in inputs.brought_in],
-        "score_files": document["provenance"]["score_files"],
-        "settings": {
-            **inputs.settings,
-            "compare": document["settings"],
-            "report": settings.model_dump(),
-        },
-    }
+    rows = []
+    for item in inputs.evaluations:
+        document = read_json(item.score)
+        run = inputs.run(item.arm, item.seed)
+        row: Row = {"arm": item.arm, "seed": item.seed, "benchmark": item.benchmark}
+        row["model_id"] = document.get("model_id")
+        row["weights_sha256"] = _weights(run) if run is not None else None
+        row |= {name: document.get(name) for name in _HASHES}
+        row["generation"] = {"do_sample": False, "num_beams": 1, **document.get("protocol", {})}
+        rows.append(row)
+    return rows
 
 
-def _known(entries: list[Row], name: str) -> list[str]:
-    return sorted({str(entry[name]) for entry in entries if entry.get(name)})
-
-
-def _data(arm: str, manifest: Any) -> Row | None:
-    """Return an arm's number of records and the hashes of what it trains on."""
-    if manifest is None:
+def _weights(run: RunInputs) -> str | None:
+    if "finetune" not in run.manifests:
         return None
-    details = read_manifest(manifest).get("details", {})
-    return {"arm": arm, "records": details.get("records")} | {
-        name: details.get(name) for name in _HASHES
-    }
+    manifest = read_manifest(run.manifests["finetune"])
+    files = {name: entry["sha256"] for name, entry in manifest.get("outputs", {}).items()}
+    base = manifest["details"].get("base_fingerprints")
+    return digest_json({"files": files, "base": base}) if files and base else None

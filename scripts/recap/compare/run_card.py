@@ -104,6 +104,9 @@ class RunCard(_Part):
     cost: CardCost
     code: CardCode
     sources: list[dict[str, Any]] = Field(description="models and data from outside")
+    answers: list[dict[str, Any]] = Field(
+        description="which weights gave each run's answers to which questions, by hash"
+    )
     score_files: list[dict[str, Any]] = Field(description="SHA-256 of each run's scores")
     settings: dict[str, Any] = Field(description="resolved configuration")
     commands: list[str] = Field(description="shell lines that reproduce the result")
@@ -138,6 +141,7 @@ def run_card(context: Row, inputs: ComparisonInputs) -> Row:
         ),
         code=_pick(provenance, CardCode),
         sources=provenance["brought_in"],
+        answers=provenance["answers"],
         score_files=provenance["score_files"],
         settings=provenance["settings"],
         commands=provenance["commands"],
