@@ -135,7 +135,9 @@ def predict_shards(
             size = answerer.batch_size([question.model_text for question in loaded.questions])
             answerer.expect(len(missing))
             runner = Runner(answerer, images, journals, size)
+            started = time.perf_counter()
             runner.run(missing)
+            perf.extra["answering_seconds"] = round(time.perf_counter() - started, 3)
             perf.extra |= runner.figures() | answerer.facts()
         for request, journal in zip(requests, journals, strict=True):
             _write_answers(request, benchmark, shard, journal)

@@ -4,6 +4,7 @@ import atexit
 import multiprocessing
 import os
 import signal
+import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -74,6 +75,10 @@ class UpdateBatches:
     """The batches of one update, drawn from the loader one at a time.
 
     The trainer would otherwise hold the images of a whole update on the device.
+
+    Attributes:
+        waited: seconds that batches drawn so far were waited for; a GPU may still have had
+            work in that time.
     """
 
     def __init__(self, source: Iterator[Any], count: int, device: torch.device) -> None:
@@ -81,6 +86,7 @@ class UpdateBatches:
         self._source = source
         self._count = count
         self._device = device
+        self.waited = 0.0
 
     def __len__(self) -> int:
         """Return the number of batches."""
@@ -92,11 +98,13 @@ class UpdateBatches:
         Raises:
             RecapError: if a sample cannot be read, as it says itself.
         """
+        started = time.perf_counter()
         try:
             batch = next(self._source)
         except RecapError as error:
             # A worker's message is the last line of its traceback.
             raise RecapError(str(error).rpartition("RecapError: ")[2].strip()) from error
+        self.waited += time.perf_counter() - started
         return to_device(batch, self._device)
 
 
