@@ -6,10 +6,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
-from ..errors import RecapError
 from ..settings import EvaluateSettings
 from .loading import LoadedModel
 from .memory import resolve_batch_size
+from .prompts import PromptWriter, share
 from .protocol import BenchmarkProtocol
 
 if TYPE_CHECKING:
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_IMAGE_PREFIX = "<image>\n"
 _WORTH_COMPILING = 4000  # questions; what compiling takes is in docs/performance.md
 
 
@@ -78,6 +77,8 @@ class MgmAnswerer:
         self._protocol, self._settings = protocol, settings
         self._template: str = self._model.config.conversation
         self._stops = stop_token_ids(self._tokenizer, self._template)
+        limit = getattr(self._model.config, "tokenizer_model_max_length", None)
+        self._writer = PromptWriter(self._tokenizer, self._template, limit)
         self._compiled = False
         self._engine: AnswerEngine | None = None
         self._rows = 0
@@ -93,7 +94,7 @@ class MgmAnswerer:
 
     def batch_size(self, texts: Sequence[str]) -> int:
         """Return the setting, or what is estimated to fit."""
-        longest = max((len(self._encode_text(text, False)) for text in _longest(texts)), default=0)
+        longest = self._writer.longest(texts)
         parameters = sum(parameter.numel() for parameter in self._model.parameters())
         return resolve_batch_size(self._model.config, parameters, self._settings, longest)
 
@@ -123,14 +124,10 @@ class MgmAnswerer:
 
     def begin(self, texts: Sequence[str], features: "Sequence[torch.Tensor | None]") -> _Started:
         """Start reading a batch's prompts with the first variant."""
-        ids = [
-            self._encode_text(text, feature is not None)
-            for text, feature in zip(texts, features, strict=True)
-        ]
-        self._require_room(texts, ids, features)
+        ids = self._writer.encode(texts, features)
         with self._memory_told():
             engine = self._engine_for(len(texts))
-            prompts = [self._prompts(ids, features, index) for index in range(self._count())]
+            prompts = [share(ids, features, index) for index in range(self._count())]
             self._use(0)
             return _Started(engine.begin(prompts[0]), prompts[1:])
 
@@ -207,59 +204,8 @@ class MgmAnswerer:
             )
         return self._engine
 
-    def _prompts(
-        self,
-        ids: Sequence[Sequence[int]],
-        features: "Sequence[torch.Tensor | None]",
-        variant: int,
-    ) -> "Prompts":
-        """Return prompts that share their pictures; rows of one picture are neighbours."""
-        import torch
-
-        from ..mgm.answering import Prompts, split_prompt
-
-        parts = [split_prompt(row) for row in ids]
-        shown: list[torch.Tensor] = []
-        owner: list[int] = []
-        for feature in features:
-            if feature is not None:
-                if not shown or feature is not shown[-1]:
-                    shown.append(feature)
-                owner.append(len(shown) - 1)
-        pictures = torch.stack([feature[variant] for feature in shown]) if shown else None
-        return Prompts(parts[0][0], pictures, owner, [after for _, after in parts])
-
-    def _encode_text(self, text: str, has_image: bool) -> list[int]:
-        from ..mgm.conversation import encode_prompt
-
-        if _IMAGE_PREFIX.strip() in text:
-            raise RecapError(f"the question {text[:80]!r} holds the image placeholder; remove it")
-        prompt = _IMAGE_PREFIX + text if has_image else text
-        return encode_prompt(prompt, self._tokenizer, template=self._template)
-
-    def _require_room(
-        self,
-        texts: Sequence[str],
-        ids: Sequence[Sequence[int]],
-        features: "Sequence[torch.Tensor | None]",
-    ) -> None:
-        """Refuse prompts the model would cut at the end, losing the instruction."""
-        limit = getattr(self._model.config, "tokenizer_model_max_length", None)
-        for text, tokens, feature in zip(texts, ids, features, strict=True):
-            length = len(tokens) + (0 if feature is None else feature.shape[1] - 1)
-            if limit is not None and length > limit:
-                raise RecapError(
-                    f"the prompt {text[:80]!r} has {length} tokens with its image, but the "
-                    f"checkpoint's tokenizer_model_max_length is {limit}; raise it in config.json"
-                )
-
     def _decode(self, tokens: list[int]) -> str:
         self._new_tokens += len(tokens)
         self._unfinished += len(tokens) >= self._protocol.max_new_tokens
         text: str = self._tokenizer.decode(tokens, skip_special_tokens=True)
         return text.strip()
-
-
-def _longest(texts: Sequence[str]) -> list[str]:
-    """Return the texts that may have the most tokens: the longest in characters."""
-    return sorted(texts, key=len, reverse=True)[:16]

@@ -11,13 +11,13 @@ from recap.errors import RecapError
 from recap.evaluate.benchmarks import get_benchmark
 from recap.evaluate.benchmarks.base import Question, QuestionSet
 from recap.evaluate.controls import apply_control
+from recap.evaluate.identity import checkpoint_fingerprint
 from recap.evaluate.images import ImageSource
 from recap.evaluate.journal import open_journal
 from recap.evaluate.model import OutOfMemoryError
 from recap.evaluate.ordering import asking_order, next_batch
 from recap.evaluate.predict import (
     PredictRequest,
-    checkpoint_fingerprint,
     predict_shard,
     predict_shards,
 )
@@ -180,7 +180,7 @@ def test_a_killed_shard_goes_on_where_it_stopped(world):
 
 
 def test_variants_of_a_model_are_asked_in_one_pass_and_go_on_where_each_stopped(world, monkeypatch):
-    monkeypatch.setattr("recap.evaluate.predict._base_fingerprint", lambda parts: "a base")
+    monkeypatch.setattr("recap.evaluate.identity._base_fingerprint", lambda parts: "a base")
     parts = ModelParts(world, world, world)
     first, second = (
         request(
