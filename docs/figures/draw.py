@@ -167,7 +167,8 @@ def _legend(words: tuple[str, ...], y: float) -> list[str]:
 
 # A package imports from the tiers below its own, never from beside or above.
 TIERS = (
-    ("config", "planning"),
+    ("planning",),
+    ("config",),
     ("compare",),
     ("caption", "quality", "train", "evaluate", "demo", "fetch"),
     ("curate", "mgm", "cluster"),
@@ -189,16 +190,20 @@ def draw_architecture() -> str:
         parts.append(f'<path class="line" d="M500 {y + 44}V{y + 66}"/>')
     parts.append(_text(24, 252, "library", "lane"))
     parts.append(_text(24, 272, "scripts/recap/", "small left"))
-    parts.append('<rect class="group" x="160" y="226" width="680" height="268"/>')
+    bottom = 238 + 46 * (len(TIERS) + 1)
+    parts.append(f'<rect class="group" x="160" y="226" width="680" height="{bottom - 222}"/>')
     for row, tier in enumerate(TIERS):
-        y, width = 238 + 52 * row, 660 / len(tier)
+        y, width = 238 + 46 * row, 660 / len(tier)
         boxes = [(name, "cpu", width - 10) for name in tier]
-        parts += [Box(b.label, b.kind, b.x, y, b.width, 38).svg() for b in _row(y, 175, 10, boxes)]
-    parts.append(Box(_BASE, "file", 175, 446, 650, 38).svg())
-    parts.append('<path class="line" d="M500 494V522"/>')
+        parts += [Box(b.label, b.kind, b.x, y, b.width, 36).svg() for b in _row(y, 175, 10, boxes)]
+    parts.append(Box(_BASE, "file", 175, bottom - 46, 650, 36).svg())
+    parts.append(f'<path class="line" d="M500 {bottom + 4}V{bottom + 30}"/>')
     generated = "results/, resources/, logs/"
-    parts += [_text(24, 551, "generated", "lane"), Box(generated, "file", 170, 524, 660).svg()]
-    return _page("The layers of the repository", 860, 592, parts)
+    parts += [
+        _text(24, bottom + 59, "generated", "lane"),
+        Box(generated, "file", 170, bottom + 32, 660).svg(),
+    ]
+    return _page("The layers of the repository", 860, bottom + 96, parts)
 
 
 def drawings() -> dict[str, str]:

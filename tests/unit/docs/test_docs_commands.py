@@ -33,6 +33,13 @@ def make_variables():
     return set(re.findall(r"^([A-Z_]+) \?=", text, re.MULTILINE))
 
 
+def test_make_runs_its_targets_whatever_files_there_are():
+    """`docs` is a folder too: without .PHONY, make would find it up to date."""
+    text = (ROOT / "Makefile").read_text(encoding="utf-8")
+    phony = re.search(r"^\.PHONY: (.*)$", text, re.MULTILINE)[1].split()
+    assert make_targets() == set(phony)
+
+
 def test_make_targets_and_variables_exist():
     spoken = [
         (page, line, words)
