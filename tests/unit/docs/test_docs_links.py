@@ -45,6 +45,13 @@ def test_anchors_are_those_that_github_makes(page, anchor):
     assert anchor in anchors(page)
 
 
+@pytest.mark.parametrize("page", PAGES)
+def test_code_is_not_inside_lists(page):
+    """MkDocs' Markdown ends a list at a fence that is set in; GitHub's does not."""
+    lines = (ROOT / page).read_text(encoding="utf-8").splitlines()
+    assert [line for line in lines if line.lstrip().startswith("```") and line[0] == " "] == []
+
+
 def test_the_chinese_readme_has_the_same_code_blocks_as_the_english():
     english, chinese = blocks("README.md"), blocks("README.zh-CN.md")
     assert english
