@@ -8,7 +8,7 @@ RESULTS ?=
 REAL ?=
 ROWS ?=
 
-.PHONY: help demo demo-full ocr test test-slow test-oracle test-slurm calibrate lint format setup plan status report-zip lock-models clean
+.PHONY: help demo demo-full ocr test test-slow test-oracle test-slurm calibrate docs lint format setup plan status report-zip lock-models clean
 
 help: ## show this help
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -41,6 +41,10 @@ calibrate: setup ## measure the verdict's errors; RESULTS=results/NAME to resamp
 	@OMP_NUM_THREADS=1 $(BIN)/python scripts/calibrate.py $(if $(RESULTS),--results "$(RESULTS)") \
 		$(if $(REAL),--real "$(REAL)") --page docs/calibration.md \
 		--out results/calibration/$(if $(REAL),real,simulated).json
+
+docs: ## build the documentation as a site, into site/
+	@PYTHON=$(PYTHON) sh envs/setup_docs.sh
+	@.venv-docs/bin/mkdocs build --strict --quiet
 
 lint: setup ## only the static checks
 	@$(BIN)/python scripts/run_checks.py --static

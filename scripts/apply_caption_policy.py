@@ -16,7 +16,7 @@ def parser() -> argparse.ArgumentParser:
     cli.add_argument("--records", required=True, help="kept records")
     cli.add_argument("--captions", help="captions of exactly these records")
     cli.add_argument("--captioner", help="name of the captioner, becomes caption_source")
-    cli.add_argument("--policy", required=True, choices=POLICIES)
+    cli.add_argument("--policy", required=True, choices=POLICIES, help="which caption wins")
     cli.add_argument("--similarity", help="table of score_similarity.py")
     cli.add_argument("--threshold", help="document of choose_similarity_threshold.py")
     cli.add_argument("--mix-share", type=float, help="share of new captions under `mix`")

@@ -12,7 +12,11 @@ from recap.cli import make_parser, parse_settings, run_cli
 
 def parser() -> argparse.ArgumentParser:
     """Return the command line."""
-    result = make_parser(__doc__ or "", "calibrate.py --results results/demo --replicates 1000")
+    result = make_parser(
+        __doc__ or "",
+        "calibrate.py --results results/demo --replicates 1000 "
+        "--out results/calibration/simulated.json --page docs/calibration.md",
+    )
     result.add_argument("--real", type=Path, help="results/EXPERIMENT with 10 or more A/A runs")
     result.add_argument("--results", type=Path, help="results/EXPERIMENT to resample questions of")
     result.add_argument("--benchmark", help="benchmark to resample; the first one by default")

@@ -23,7 +23,12 @@ def parser() -> argparse.ArgumentParser:
     cli.add_argument("--settings", required=True, help="CaptionSettings as JSON or a path")
     cli.add_argument("--out", required=True, help="id and caption a record, in order")
     cli.add_argument("--perf", required=True, help="throughput, memory and store hits as JSON")
-    cli.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
+    cli.add_argument(
+        "--device",
+        default="auto",
+        choices=("auto", "cpu", "cuda"),
+        help="auto: a GPU if there is one",
+    )
     cli.add_argument("--workers", type=int, default=4, help="processes that decode for a GPU")
     return cli
 

@@ -21,7 +21,12 @@ def parser() -> argparse.ArgumentParser:
     cli.add_argument("--settings", required=True, help="SimilaritySettings as JSON or a path")
     cli.add_argument("--out", required=True, help="id, caption, its place and all similarities")
     cli.add_argument("--perf", required=True, help="throughput and memory as JSON")
-    cli.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
+    cli.add_argument(
+        "--device",
+        default="auto",
+        choices=("auto", "cpu", "cuda"),
+        help="auto: a GPU if there is one",
+    )
     return cli
 
 

@@ -12,7 +12,7 @@ def parser() -> argparse.ArgumentParser:
         "Hold out samples that every run is asked, and no run is trained on.",
         "hold_out.py draw --records kept/*.jsonl --size 24 --seed 1024 --out ids.json",
     )
-    commands = cli.add_subparsers(dest="command", required=True)
+    commands = cli.add_subparsers(dest="command", required=True, help="what to do")
     draw = commands.add_parser("draw", help="draw ids from an arm's records")
     convert = commands.add_parser("convert", help="write drawn ids in one caption style")
     convert.add_argument("--ids", required=True, help="what `draw` wrote")

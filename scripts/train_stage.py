@@ -30,7 +30,7 @@ def parser() -> argparse.ArgumentParser:
         f"{cli.epilog}\n  75 stopped by SIGTERM, SIGUSR1 or the end of its time, its state saved;\n"
         "     the same command continues the run"
     )
-    cli.add_argument("--stage", required=True, choices=("pretrain", "finetune"))
+    cli.add_argument("--stage", required=True, choices=("pretrain", "finetune"), help="1 or 2")
     cli.add_argument("--data", required=True, type=Path, help="LLaVA JSON")
     cli.add_argument("--image-root", required=True, type=Path, help="folder of the images")
     add_parts_options(cli)
@@ -54,7 +54,7 @@ def parser() -> argparse.ArgumentParser:
         help="from the start of the process: by then the run has saved its state and left (exit "
         "code 75). SLURM_JOB_END_TIME, which SLURM sets, does the same; the earlier wins",
     )
-    cli.add_argument("--tracker", choices=TRACKERS, default="tensorboard")
+    cli.add_argument("--tracker", choices=TRACKERS, default="tensorboard", help="of curves")
     cli.add_argument("--probe-cache", type=Path, help="folder of what fits into which GPU")
     cli.add_argument("--perf", required=True, type=Path, help="times and memory, as JSON")
     return cli
