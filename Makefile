@@ -8,7 +8,7 @@ RESULTS ?=
 REAL ?=
 ROWS ?=
 
-.PHONY: help demo demo-full test test-slow test-oracle test-slurm calibrate lint format setup plan lock-models clean
+.PHONY: help demo demo-full test test-slow test-oracle test-slurm calibrate lint format setup plan install-profile lock-models clean
 
 help: ## show this help
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -45,11 +45,14 @@ lint: setup ## only the static checks
 format: setup ## rewrite the code in the project's format
 	@$(BIN)/ruff check --fix . && $(BIN)/ruff format . && $(BIN)/snakefmt Snakefile rules
 
+install-profile: setup ## let `snakemake --profile slurm` find this folder from anywhere
+	@$(BIN)/python scripts/install_profile.py
+
 lock-models: setup ## write sizes and hashes of ROWS="blip2-opt-2.7b textvqa" into config/locks/
 	@$(BIN)/python scripts/lock_models.py $(ROWS)
 
 plan: setup ## say what a run of the demo would do, without doing it
-	@PATH="$(CURDIR)/$(BIN):$$PATH" snakemake --profile profiles/default --dry-run
+	@PATH="$(CURDIR)/$(BIN):$$PATH" snakemake --profile profiles/local --dry-run
 
 clean: ## remove results, models and logs; keep the environment
 	rm -rf results resources logs .snakemake

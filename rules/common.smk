@@ -5,7 +5,7 @@ from scripts.recap.config.comparison import ComparisonWiring
 from scripts.recap.config.fetching import FetchWiring
 from scripts.recap.config.steps import StepWiring
 from scripts.recap.config.held_out import HeldOutWiring
-from scripts.recap.config.launching import TrainLaunch, lease_command
+from scripts.recap.config.launching import TrainLaunch, gpu_resources, lease_command
 from scripts.recap.config.positive import PositiveControlWiring
 from scripts.recap.config.data_paths import as_json
 from scripts.recap.config.wiring import NO_RECIPE, Wiring
@@ -32,6 +32,7 @@ EXPERIMENT = parse_or_stop(load_experiment, config)
 SETTINGS = EXPERIMENT.config
 COMPUTE = SETTINGS.compute
 LEASE = lease_command(COMPUTE.gpus)
+GPUS = gpu_resources(COMPUTE, COMPUTE.gpus)
 LAUNCH = TrainLaunch(COMPUTE)
 WIRING = Wiring(EXPERIMENT)
 STEPS = parse_or_stop(StepWiring, WIRING)
@@ -100,6 +101,9 @@ def measured_operators(wildcards):
 def measuring_gpus(wildcards):
     """Return the GPUs of a measuring job: those of a model job if an operator has a model."""
     return COMPUTE.gpus if WIRING.operator_manifests(measured_operators(wildcards)) else 0
+
+
+MEASURING_GPUS = gpu_resources(COMPUTE, measuring_gpus)
 
 
 def measuring_lease(wildcards):

@@ -15,7 +15,7 @@ rule predict_shard:
         "../envs/vlm.yaml"
     threads: COMPUTE.gpu_threads
     resources:
-        gpu=COMPUTE.gpus,
+        **GPUS,
         lease=LEASE,
         mem_mb=megabytes(COMPUTE.model_mem_mb),
         runtime=minutes(COMPUTE.runtime_minutes),

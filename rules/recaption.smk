@@ -16,7 +16,7 @@ rule caption_shard:
         "../envs/vlm.yaml"
     threads: COMPUTE.gpu_threads
     resources:
-        gpu=COMPUTE.gpus,
+        **GPUS,
         lease=LEASE,
         mem_mb=megabytes(COMPUTE.model_mem_mb),
         runtime=minutes(COMPUTE.runtime_minutes),
@@ -61,7 +61,7 @@ rule choose_caption:
         "../envs/vlm.yaml"
     threads: COMPUTE.gpu_threads
     resources:
-        gpu=COMPUTE.gpus,
+        **GPUS,
         lease=LEASE,
         mem_mb=megabytes(COMPUTE.model_mem_mb),
         runtime=minutes(COMPUTE.runtime_minutes),
@@ -105,7 +105,7 @@ rule score_similarity:
         "../envs/vlm.yaml"
     threads: COMPUTE.gpu_threads
     resources:
-        gpu=COMPUTE.gpus,
+        **GPUS,
         lease=LEASE,
         mem_mb=megabytes(COMPUTE.model_mem_mb),
         runtime=minutes(COMPUTE.runtime_minutes),

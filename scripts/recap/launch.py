@@ -129,7 +129,7 @@ def run_experiment(experiment: str) -> None:
     Raises:
         RecapError: if the run did not finish.
     """
-    common = ("--profile", "profiles/default", "--config", f"experiment={experiment}")
+    common = ("--profile", "profiles/local", "--config", f"experiment={experiment}")
     started = time.time()
     with only_run() as lock:
         locks = Path(".snakemake/locks")

@@ -62,6 +62,12 @@ class ComputeSettings(Settings):
         description="nodes of a training job; from 2 on its ranks are started by SLURM's `srun`, "
         "on a cluster alone. Memory a GPU stays the same",
     )
+    gpu_request: str = Field(
+        "gpus",
+        pattern=r"^(gpus|gres(:\w+)?)$",
+        description="how GPUs are asked for on a cluster: `gpus`, `gres`, or `gres:rtx4090` to "
+        "name the kind of card; `profiles/slurm-gres` sets it",
+    )
     cpu_threads: int = Field(4, ge=1, description="threads of a CPU job")
     gpu_threads: int = Field(
         8, ge=1, description="threads of a model job; of a training job, of each of its ranks"
