@@ -24,6 +24,18 @@ include: "rules/compare.smk"
 report: "rules/captions/workflow.rst"
 
 
+onstart:
+    SUPERVISION.start()
+
+
+onsuccess:
+    SUPERVISION.finish()
+
+
+onerror:
+    SUPERVISION.finish()
+
+
 rule all:
     """Everything an experiment produces: report, comparison, summaries."""
     default_target: True

@@ -1,5 +1,10 @@
+from functools import partial
+from pathlib import Path
+
 from snakemake.exceptions import WorkflowError
 
+from scripts.recap.cluster.records import grown
+from scripts.recap.cluster.supervision import Supervision
 from scripts.recap.config import experiment_files, load_experiment
 from scripts.recap.config.comparison import ComparisonWiring
 from scripts.recap.config.fetching import FetchWiring
@@ -41,6 +46,8 @@ COMPARISON = ComparisonWiring(WIRING)
 HELD_OUT = HeldOutWiring(WIRING)
 POSITIVE = PositiveControlWiring(WIRING)
 ARMS = SETTINGS.arms + SETTINGS.funnel_arms
+FAILURES = Path(f"results/{SETTINGS.experiment}/failures.json")
+SUPERVISION = Supervision(workflow, FAILURES)
 
 
 wildcard_constraints:
@@ -80,13 +87,15 @@ def final_outputs():
 
 
 def minutes(count):
-    """Return a time limit that grows when a job is tried again."""
-    return lambda wildcards, attempt: count * attempt
+    """Return a time limit that grows when a job ran out of time."""
+    grow = partial(grown, FAILURES, "time", count)
+    return lambda wildcards, attempt, rulename: grow(wildcards, attempt, rulename)
 
 
 def megabytes(count):
-    """Return a memory request that grows when a job is tried again."""
-    return lambda wildcards, attempt: count * attempt
+    """Return a memory request that grows when a job ran out of memory."""
+    grow = partial(grown, FAILURES, "memory", count)
+    return lambda wildcards, attempt, rulename: grow(wildcards, attempt, rulename)
 
 
 def measured_operators(wildcards):
