@@ -2,6 +2,9 @@
 PYTHON ?= python3
 BIN := .venv/bin
 EXPERIMENT ?= demo
+PROFILE ?= profiles/local
+GPUS ?= 1
+GPU_SPEED ?= 1
 CORPUS ?=
 ORIGINAL ?=
 RESULTS ?=
@@ -51,8 +54,9 @@ install-profile: setup ## let `snakemake --profile slurm` find this folder from 
 lock-models: setup ## write sizes and hashes of ROWS="blip2-opt-2.7b textvqa" into config/locks/
 	@$(BIN)/python scripts/lock_models.py $(ROWS)
 
-plan: setup ## say what a run of the demo would do, without doing it
-	@PATH="$(CURDIR)/$(BIN):$$PATH" snakemake --profile profiles/local --dry-run
+plan: setup ## say what a run would do and cost; EXPERIMENT=full_400k PROFILE=profiles/slurm GPUS=8 GPU_SPEED=0.35
+	@$(BIN)/python scripts/plan.py --experiment $(EXPERIMENT) --profile $(PROFILE) \
+		--gpus $(GPUS) --gpu-speed $(GPU_SPEED)
 
 clean: ## remove results, models and logs; keep the environment
 	rm -rf results resources logs .snakemake

@@ -118,7 +118,7 @@ class FailureWatch(logging.Handler):
         message = str(getattr(record, "rule_msg", None) or "")
         code = find_exit_code(scheduler_log if slurm_log else said)
         kind = classify(Evidence(facts.state, message, scheduler_log, job_log, code))
-        shown = job_log.strip() or scheduler_log.strip() or said or message
+        shown = job_log.strip() or _slurm_lines(scheduler_log) or said or message
         return Failure(
             rule=str(job.groupid) if job.is_group() else job.rule.name,
             wildcards={} if job.is_group() else dict(job.wildcards_dict),
@@ -156,6 +156,12 @@ def _read_tail(path: str, lines: int) -> str:
     except OSError:
         return ""
     return "\n".join(text.splitlines()[-lines:])
+
+
+def _slurm_lines(text: str) -> str:
+    """Return what SLURM itself wrote into a job's output, else all of it."""
+    lines = [line for line in text.splitlines() if re.match(r"slurmstepd|srun: ", line)]
+    return "\n".join(lines) or text.strip()
 
 
 def _ended_well(path: str) -> bool:
