@@ -19,6 +19,7 @@ include: "rules/merge.smk"
 include: "rules/evaluate.smk"
 include: "rules/positive_control.smk"
 include: "rules/compare.smk"
+include: "rules/account.smk"
 
 
 report: "rules/captions/workflow.rst"

@@ -77,6 +77,7 @@ def final_outputs():
         f"{base}/report/final_project_summary.md",
         f"{base}/compare/comparison.json",
         f"{base}/compare/evaluation_comparison_report.json",
+        f"{base}/costs.json",
         *[
             f"{base}/arms/{arm}/funnel.{kind}"
             for arm in WIRING.curated_arms()

@@ -30,4 +30,5 @@ STAGE_VERSIONS: dict[str, int] = {
     "positive_control": 1,
     "compare": 3,
     "report": 4,
+    "costs": 1,
 }
