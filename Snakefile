@@ -8,6 +8,7 @@ configfile: "config/config.yaml"
 
 include: "rules/common.smk"
 include: "rules/models.smk"
+include: "rules/preflight.smk"
 include: "rules/curate.smk"
 include: "rules/steps.smk"
 include: "rules/recaption.smk"

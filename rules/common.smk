@@ -12,6 +12,7 @@ from scripts.recap.config.steps import StepWiring
 from scripts.recap.config.held_out import HeldOutWiring
 from scripts.recap.config.launching import TrainLaunch, gpu_resources, lease_command
 from scripts.recap.config.positive import PositiveControlWiring
+from scripts.recap.config.preflight import PreflightWiring
 from scripts.recap.config.data_paths import as_json
 from scripts.recap.config.wiring import NO_RECIPE, Wiring
 from scripts.recap.curate.recipe import measurements
@@ -45,6 +46,7 @@ FETCHING = FetchWiring(WIRING)
 COMPARISON = ComparisonWiring(WIRING)
 HELD_OUT = HeldOutWiring(WIRING)
 POSITIVE = PositiveControlWiring(WIRING)
+PREFLIGHT = PreflightWiring(WIRING)
 ARMS = SETTINGS.arms + SETTINGS.funnel_arms
 FAILURES = Path(f"results/{SETTINGS.experiment}/failures.json")
 SUPERVISION = Supervision(workflow, FAILURES)

@@ -5,6 +5,7 @@ rule caption_shard:
             wildcards.corpus, wildcards.recipe, wildcards.shard
         ),
         model=lambda wildcards: WIRING.model_manifest(wildcards.captioner),
+        preflight=ancient(PREFLIGHT.reports("model")),
     output:
         captions="results/{experiment}/corpus/{corpus}/recipes/{recipe}/captions/{captioner}/{shard}.jsonl",
         perf="results/{experiment}/perf/caption_shard/{corpus}.{recipe}.{captioner}.{shard}.json",

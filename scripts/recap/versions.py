@@ -8,6 +8,7 @@ stage's number is part of its rules' ``params``: raise it when the stage's
 STAGE_VERSIONS: dict[str, int] = {
     "world": 1,
     "models": 2,
+    "preflight": 1,
     "validate": 1,
     "split": 1,
     "measure": 2,

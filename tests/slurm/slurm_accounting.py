@@ -1,5 +1,6 @@
 """The accounting of the tests' SLURM: slurmdbd and a MariaDB of its own."""
 
+import random
 import socket
 import subprocess
 from pathlib import Path
@@ -100,10 +101,11 @@ class Accounting:
 
 
 def free_ports(count: int) -> list[int]:
-    sockets = [socket.socket() for _ in range(count)]
-    for one in sockets:
-        one.bind(("127.0.0.1", 0))
-    ports = [one.getsockname()[1] for one in sockets]
-    for one in sockets:
-        one.close()
+    """Return ports that nothing uses, below those that Linux hands out to whoever asks."""
+    ports: list[int] = []
+    while len(ports) < count:
+        port = random.randrange(21_000, 32_000)
+        with socket.socket() as one:
+            if port not in ports and one.connect_ex(("127.0.0.1", port)):
+                ports.append(port)
     return ports

@@ -165,7 +165,8 @@ class Cluster:
             "SlurmUser=root",
             "SlurmdUser=root",
             "AuthType=auth/munge",
-            f"AuthInfo=socket={root}/run/munge.socket",
+            # How long a requeued job waits, which is two minutes by default.
+            f"AuthInfo=socket={root}/run/munge.socket,cred_expire=10",
             f"StateSaveLocation={root}/state",
             f"SlurmdSpoolDir={root}/spool/%n",
             f"SlurmctldPidFile={root}/run/slurmctld.pid",

@@ -142,7 +142,7 @@ def project(tmp_path: Path) -> Iterator[Project]:
 
 def end(process: subprocess.Popen[str], code: int = 0) -> str:
     """Wait for a Snakemake and return what it said."""
-    output = process.communicate(timeout=200)[0]
+    output = process.communicate(timeout=500)[0]
     assert process.returncode == code, output
     return output
 

@@ -84,8 +84,9 @@ class FailureWatch(logging.Handler):
         free = self._is_free(failure, earlier)
         if failure.kind == "slurm_unreachable":
             wait_for_controller(OUTAGE_SECONDS)
-        if reaction.avoid_node and failure.node:
-            self._avoid(failure.node)
+        if reaction.avoid_node:
+            for node in _blamed_nodes(failure):
+                self._avoid(node)
         retries = job.restart_times
         failure.final = not reaction.retry or (not free and job.attempt > retries)
         self.log.add(failure)
@@ -135,6 +136,12 @@ class FailureWatch(logging.Handler):
             updates=updates_made(job_log),
             members=[f"{one.rule.name}:{job_key(one.wildcards_dict)}" for one in members],
         )
+
+
+def _blamed_nodes(failure: Failure) -> list[str]:
+    """Return the nodes that a preflight names, else the job's own."""
+    named = re.findall(r"\bnode (\S+): ", "\n".join(failure.log_tail))
+    return sorted(set(named)) or ([failure.node] if failure.node else [])
 
 
 def _is_it(job: Any, record: logging.LogRecord) -> bool:

@@ -68,6 +68,9 @@ class ComputeSettings(Settings):
         description="how GPUs are asked for on a cluster: `gpus`, `gres`, or `gres:rtx4090` to "
         "name the kind of card; `profiles/slurm-gres` sets it",
     )
+    gpu_memory_gib: float = Field(
+        22.0, gt=0, description="memory that each card must have free; a node with less is refused"
+    )
     cpu_threads: int = Field(4, ge=1, description="threads of a CPU job")
     gpu_threads: int = Field(
         8, ge=1, description="threads of a model job; of a training job, of each of its ranks"
