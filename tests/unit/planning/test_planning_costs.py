@@ -95,3 +95,48 @@ def test_without_a_card_there_is_no_energy(tmp_path: Path) -> None:
     record = PerfRecord("stage", "things")
     record.write(tmp_path / "perf.json")
     assert "gpu_energy_joules" not in read_json(tmp_path / "perf.json")
+
+
+class FakeNvml:
+    """A driver with two cards that have used 5 and 7 kJ."""
+
+    def __init__(self) -> None:
+        self.asked: list[object] = []
+
+    def nvmlInit_v2(self) -> int:  # noqa: N802
+        return 0
+
+    def nvmlShutdown(self) -> int:  # noqa: N802
+        return 0
+
+    def nvmlDeviceGetCount_v2(self, count) -> int:  # noqa: N802
+        count._obj.value = 2
+        return 0
+
+    def nvmlDeviceGetHandleByIndex_v2(self, index, handle) -> int:  # noqa: N802
+        handle._obj.value = 100 + index.value
+        return 0 if index.value < 2 else 1
+
+    def nvmlDeviceGetHandleByUUID(self, uuid, handle) -> int:  # noqa: N802
+        handle._obj.value = 101
+        return 0 if uuid == b"GPU-b" else 1
+
+    def nvmlDeviceGetTotalEnergyConsumption(self, handle, energy) -> int:  # noqa: N802
+        energy._obj.value = {100: 5_000_000, 101: 7_000_000}[handle.value]
+        return 0
+
+
+@pytest.mark.parametrize(
+    ("visible", "joules"),
+    [
+        ({}, 12_000.0),
+        ({"CUDA_VISIBLE_DEVICES": "0"}, 5000.0),
+        ({"CUDA_VISIBLE_DEVICES": "GPU-b"}, 7000.0),
+        ({"CUDA_VISIBLE_DEVICES": "0, 1"}, 12_000.0),
+        # half an answer would be a wrong one
+        ({"CUDA_VISIBLE_DEVICES": "0,5"}, None),
+    ],
+)
+def test_energy_is_that_of_the_jobs_own_cards(monkeypatch, visible, joules) -> None:
+    monkeypatch.setattr("ctypes.CDLL", lambda name: FakeNvml())
+    assert gpu_energy_joules(visible) == joules
