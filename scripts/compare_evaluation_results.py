@@ -15,14 +15,17 @@ def parser() -> argparse.ArgumentParser:
     )
     pipeline = result.add_argument_group("an experiment of the pipeline")
     pipeline.add_argument("--inputs", type=Path, help="comparison inputs, JSON")
-    pipeline.add_argument("--out", type=Path, help="comparison document to write")
     pipeline.add_argument("--evaluation-report", type=Path, help="evaluation report to write")
     pipeline.add_argument("--manifest", type=Path, help="manifest to write")
     files = result.add_argument_group("two answer files in LLaVA's format, made anywhere")
     files.add_argument("--blip2_results", type=Path, help="answers of the arm in question")
     files.add_argument("--baseline_results", type=Path, help="answers of the reference")
-    files.add_argument("--annotations", type=Path, help="TextVQA annotations")
+    files.add_argument("--annotations", type=Path, help="the benchmark's annotations")
+    files.add_argument("--kind", default="textvqa", help="of benchmark, such as gqa")
+    files.add_argument("--questions", type=Path, help="question file, for POPE")
     files.add_argument("--output", type=Path, help="evaluation report to write")
+    result.add_argument("--out", type=Path, help="comparison document to write")
+    result.add_argument("--lmms-eval", type=Path, help="folder for results in lmms-eval's form")
     result.add_argument("--settings", default="{}", help="compare settings, JSON or a path")
     return result
 
@@ -30,17 +33,16 @@ def parser() -> argparse.ArgumentParser:
 def main(args: argparse.Namespace) -> None:
     """Compare."""
     from recap.compare.run import run_answer_files, run_experiment
+    from recap.compare.standalone import AnswerFiles
 
+    settings, folder = args.settings, args.lmms_eval
     if args.inputs:
-        run_experiment(args.inputs, args.settings, args.out, args.evaluation_report, args.manifest)
-    else:
-        run_answer_files(
-            args.blip2_results,
-            args.baseline_results,
-            args.annotations,
-            args.settings,
-            args.output,
-        )
+        report, manifest = args.evaluation_report, args.manifest
+        run_experiment(args.inputs, settings, args.out, report, manifest, folder)
+        return
+    named = (args.blip2_results, args.baseline_results, args.annotations)
+    files = AnswerFiles(*named, args.kind, args.questions) if all(named) else None
+    run_answer_files(files, settings, args.output, args.out, folder)
 
 
 if __name__ == "__main__":

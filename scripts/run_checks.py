@@ -3,9 +3,11 @@
 import argparse
 import contextlib
 import os
+import signal
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 from typing import IO
 
@@ -22,6 +24,8 @@ STATIC: tuple[Command, ...] = (
 )
 PYTEST = ("python", "-m", "pytest", "-m", "not slow and not oracle")
 _MODELS = ("tests/unit/mgm", "tests/unit/train")
+# Suites that have not ended by then hang: they say where, and fail.
+LIMIT_SECONDS = 3600
 # Run side by side; the first one's output is shown as it comes.
 SUITES: tuple[Command, ...] = (
     (*PYTEST, "tests/unit", *(f"--ignore={folder}" for folder in _MODELS)),
@@ -52,18 +56,30 @@ def main(args: argparse.Namespace) -> None:
 
 def _passes(command: Command, environment: dict[str, str]) -> bool:
     sys.stderr.write(f"$ {' '.join(command)}\n")
-    return subprocess.run(command, env=environment, check=False).returncode == 0
+    with subprocess.Popen(command, env=environment, text=True) as process:
+        return _wait(process, time.monotonic() + LIMIT_SECONDS) == 0
+
+
+def _wait(process: subprocess.Popen[str], deadline: float) -> int:
+    """Return a command's exit code; one that hangs is ended, and writes its stacks first."""
+    try:
+        return process.wait(max(1.0, deadline - time.monotonic()))
+    except subprocess.TimeoutExpired:
+        sys.stderr.write(f"not done after {LIMIT_SECONDS} seconds: {process.args}\n")
+        process.send_signal(signal.SIGABRT)  # pytest's faulthandler answers with the stacks
+        return process.wait(60)
 
 
 def _run_tests(environment: dict[str, str]) -> list[Command]:
     """Run the suites side by side; print all but the first when they are done."""
     first, *others = SUITES
+    deadline = time.monotonic() + LIMIT_SECONDS
     with contextlib.ExitStack() as stack:
         beside = [(suite, *_start(suite, environment, stack)) for suite in others]
         failed = [] if _passes(first, environment) else [first]
         for suite, process, output in beside:
             sys.stderr.write(f"$ {' '.join(suite)}\n")
-            if process.wait():
+            if _wait(process, deadline):
                 failed.append(suite)
             output.seek(0)
             sys.stderr.write(output.read())

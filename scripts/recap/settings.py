@@ -7,7 +7,14 @@ rule passes. Descriptions and defaults end up in the configuration reference.
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 Dtype = Literal["float32", "bfloat16", "float16"]
 Auto = Literal["auto"]
@@ -191,8 +198,38 @@ class MergeSettings(Settings):
 class EvaluateSettings(Settings):
     """How answers are generated."""
 
-    batch_size: int = Field(16, ge=1, description="questions a forward pass")
+    batch_size: int | Literal["auto"] = Field(
+        "auto",
+        description="questions answered together; `auto`: the largest of up to 64 that is "
+        "estimated to fit `memory_gib`",
+    )
+    memory_gib: float = Field(
+        22.0, gt=0, description="GPU memory in GiB that an automatic batch size may fill"
+    )
     dtype: Dtype = Field("float16", description="type of weights and activations")
+    compile_blocks: bool | Literal["auto"] = Field(
+        "auto",
+        description="compile the towers and what reads prompts by `torch.compile`; `auto`: on a "
+        "GPU, where a shard has questions enough to make up for the time that takes",
+    )
+
+    @field_validator("batch_size")
+    @classmethod
+    def _at_least_one(cls, value: int | str) -> int | str:
+        if isinstance(value, int) and value < 1:
+            raise ValueError("must be at least 1, or `auto`")
+        return value
+
+
+class OcrSettings(Settings):
+    """Which words of a picture become OCR tokens, where the question file has none."""
+
+    min_confidence: float = Field(
+        0.5, ge=0, le=1, description="lowest confidence of a line of text that counts"
+    )
+    max_words: int = Field(
+        95, ge=1, description="most words a picture; TextVQA's own file has up to 95"
+    )
 
 
 class CompareSettings(Settings):

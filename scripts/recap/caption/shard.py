@@ -1,6 +1,7 @@
 """Captioning a shard: known images from the store, the others by the model."""
 
 import logging
+import time
 from collections.abc import Container
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -84,17 +85,16 @@ def caption_shard(
     with CaptionStore(store, fingerprint, {"captioner": captioner, **description}) as shelf:
         known = shelf.lookup(file.sha256 for file in files)
         missing = _first_of_each(files, known)
-        fresh = (
-            _caption_missing(missing, model, settings, shelf, machine or Machine())
-            if missing
-            else {}
-        )
+        fresh: dict[str, list[str]] = {}
+        if missing:
+            fresh, seconds = _caption_missing(missing, model, settings, shelf, machine or Machine())
+            figures.extra["captioning_seconds"] = round(seconds, 3)
     captions = {**known, **fresh}
     write_jsonl(
         out, (_row(row, captions[file.sha256]) for row, file in zip(rows, files, strict=True))
     )
     figures.items = len(fresh)
-    figures.extra = {
+    figures.extra |= {
         "captioner": captioner,
         "fingerprint": fingerprint,
         "records": len(rows),
@@ -140,7 +140,8 @@ def _caption_missing(
     settings: CaptionSettings,
     shelf: CaptionStore,
     machine: Machine,
-) -> dict[str, list[str]]:
+) -> tuple[dict[str, list[str]], float]:
+    """Return the captions, and the seconds they took once the model was loaded."""
     from ..curate.pixels import Pixels
     from .engine import Captioner, images_per_batch
 
@@ -154,6 +155,7 @@ def _caption_missing(
         pin=machine.on_gpu(),
     )
     engine = Captioner(model, settings, device=machine.device, pixels=pixels)
+    started = time.perf_counter()
     keys = [file.sha256 for file in files]
     fresh: dict[str, list[str]] = {}
     for captions in engine.caption_batches(batches, keys):
@@ -163,4 +165,4 @@ def _caption_missing(
         logger.info("captioned %d of %d images", len(fresh), len(files))
     if len(fresh) != len(files):
         raise RecapError(f"the model gave {len(fresh)} captions for {len(files)} images")
-    return fresh
+    return fresh, time.perf_counter() - started

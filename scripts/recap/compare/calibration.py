@@ -140,7 +140,7 @@ def predicted_effects(pool: Pool, design: Design, plan: Plan) -> list[float]:
         derived_seed(plan.seed, *map(str, asdict(design).values()), "pilots")
     )
     effects = [
-        detectable_effect(draw(pool, design, 0.0, rng)[0], SETTINGS, 1)[0]
+        detectable_effect(crossed_spread(draw(pool, design, 0.0, rng)[0]), SETTINGS, 1)[0]
         for _ in range(plan.pilots)
     ]
     return [float(value) for value in np.quantile(effects, [0.25, 0.5, 0.75])]

@@ -4,7 +4,6 @@ import logging
 from typing import Any
 
 from ..errors import GateError
-from ..hashing import sha256_file
 from ..io import read_json
 from ..settings import CompareSettings
 from .choices import caption_choice
@@ -13,13 +12,15 @@ from .controls import control_rows, control_warning
 from .inputs import ArmInputs, ComparisonInputs
 from .matching import check_contract
 from .positive import positive_rows, positive_warning
+from .provenance import answer_origins, score_files
 from .scores import BenchmarkScores, load_scores
+from .seen_pictures import SeenPictures
 from .significance import holm
 from .verdicts import decide, headline, scope_sentence, sentence, warning_text
 
 logger = logging.getLogger(__name__)
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 _TOLERANCE_POINTS = 0.006
 Row = dict[str, Any]
 
@@ -39,6 +40,8 @@ def compare(
         RecapError: if a file is missing or malformed.
     """
     contract = check_contract(inputs)
+    held = sum(row["ok"] for row in contract)
+    logger.info("contract between arms: %d of %d facts are equal", held, len(contract))
     scores = {b.name: load_scores(inputs, b.name) for b in inputs.benchmarks}
     for name, table in scores.items():
         check_score_files(inputs, table)
@@ -95,7 +98,7 @@ def assemble(
         "positive_controls": positive,
         "benchmarks": benchmarks,
         "comparisons": comparisons,
-        "provenance": {"score_files": _score_hashes(inputs)},
+        "provenance": {"score_files": score_files(inputs), "answers": answer_origins(inputs)},
     }
     document = rounded(document)
     document["headline"] = headline(document)
@@ -123,12 +126,16 @@ def _comparisons(
 ) -> list[Row]:
     ordinary = [arm for arm in inputs.challengers if arm.identical_to is None]
     family = len(ordinary) * len(scores)
+    pictures = SeenPictures(inputs)
     rows = []
     for table in scores.values():
         for arm in inputs.challengers:
             other = inputs.opponent(arm)
-            row = contrast_arms(table, arm.arm, other, settings, comparisons=family)
+            seen = pictures.compare(table, arm.arm, other)
+            extra = {"caption": seen.fates} if seen is not None and seen.trained_on else {}
+            row = contrast_arms(table, arm.arm, other, settings, comparisons=family, extra=extra)
             row |= {"matched": arm.matched, "identical_pair": arm.identical_to is not None}
+            row["pictures"] = seen and {"found": seen.pictures, "trained_on": seen.trained_on}
             rows.append(row)
     compared = [row for row in rows if not row["identical_pair"]]
     adjusted = iter(holm([row["p_value"] for row in compared]))
@@ -180,19 +187,6 @@ def _benchmark(
         "arms": arms,
         "controls": control_rows(inputs, scores, settings),
     }
-
-
-def _score_hashes(inputs: ComparisonInputs) -> list[Row]:
-    return [
-        {
-            "arm": item.arm,
-            "seed": item.seed,
-            "benchmark": item.benchmark,
-            "path": str(item.scores),
-            "sha256": sha256_file(item.scores),
-        }
-        for item in inputs.evaluations
-    ]
 
 
 def rounded(value: Any) -> Any:

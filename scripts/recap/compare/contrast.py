@@ -1,16 +1,19 @@
 """The statistics of one pair of arms on one benchmark, and of one arm alone."""
 
 import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from ..hashing import sha256_bytes
 from ..settings import CompareSettings
-from .crossed import crossed_p_value, half_width, minimum_detectable_effect
+from .categories import category_rows, question_categories
+from .crossed import crossed_p_value, minimum_detectable_effect
 from .resampling import (
     CrossedTable,
     FloatArray,
+    Spread,
     crossed_interval,
     crossed_spread,
     crossed_table,
@@ -21,7 +24,6 @@ from .significance import mcnemar, permutation_p_value
 
 Row = dict[str, Any]
 _RIGHT = 50.0
-_CATEGORIES = ("question_type", "has_ocr")
 
 
 def derived_seed(seed: int, *names: str) -> int:
@@ -58,6 +60,7 @@ def contrast_arms(
     settings: CompareSettings,
     *,
     comparisons: int,
+    extra: Mapping[str, Sequence[str]] | None = None,
 ) -> Row:
     """Return everything about ``arm`` minus ``reference``, in points, but the verdict.
 
@@ -69,6 +72,7 @@ def contrast_arms(
         comparisons: size of the family that p-values are adjusted over; the
             minimum detectable effect is stated at confidence level
             1 - (1 - confidence) / comparisons, the first step of Holm.
+        extra: further categories of the questions, a value for each, by name.
     """
     differences = scores.accuracy[arm] - scores.accuracy[reference]
     table = crossed_table(differences, scores.images)
@@ -84,7 +88,12 @@ def contrast_arms(
         "seed_standard_deviation": _deviation(table.seed_means),
         "mcnemar": _mcnemar(scores, arm, reference),
         "changed_answers": _changed(scores, arm, reference, differences),
-        "categories": _categories(scores, differences, settings.confidence),
+        "categories": category_rows(
+            {**question_categories(scores), **(extra or {})},
+            scores.images,
+            differences,
+            settings.confidence,
+        ),
     }
 
 
@@ -112,11 +121,11 @@ def weigh_difference(table: CrossedTable, settings: CompareSettings, seed: int) 
 
 
 def detectable_effect(
-    table: CrossedTable, settings: CompareSettings, comparisons: int
+    spread: Spread, settings: CompareSettings, comparisons: int
 ) -> tuple[float, str]:
     """Return the minimum detectable effect in points, and what sets it."""
     effect, method = minimum_detectable_effect(
-        crossed_spread(table),
+        spread,
         alpha=(1 - settings.confidence) / max(1, comparisons),
         power=settings.power,
     )
@@ -132,7 +141,7 @@ def _uncertainty(
 ) -> Row:
     spread = crossed_spread(table)
     seed = derived_seed(settings.seed, scores.benchmark, *arms)
-    effect, method = detectable_effect(table, settings, comparisons)
+    effect, method = detectable_effect(spread, settings, comparisons)
     pigeonhole = pigeonhole_interval(
         table, confidence=settings.confidence, samples=settings.bootstrap_samples, seed=seed
     )
@@ -165,35 +174,6 @@ def _changed(
         "gained": int(np.count_nonzero(differences > 0)),
         "lost": int(np.count_nonzero(differences < 0)),
     }
-
-
-def _categories(scores: BenchmarkScores, differences: FloatArray, confidence: float) -> list[Row]:
-    """Return the difference within each category, with a closed-form interval.
-
-    Categories are many and unadjusted: they show where to look, not what to
-    conclude.
-    """
-    rows = []
-    for field in _CATEGORIES:
-        if all(question[field] is None for question in scores.questions):
-            continue
-        values = np.array([str(question[field]).lower() for question in scores.questions])
-        for value in np.unique(values):
-            inside = values == value
-            images = np.unique(scores.images[inside], return_inverse=True)[1]
-            table = crossed_table(differences[:, inside], images.astype(np.int64))
-            half = half_width(crossed_spread(table), confidence)
-            rows.append(
-                {
-                    "category": field,
-                    "value": str(value),
-                    "questions": int(inside.sum()),
-                    "images": int(table.sizes.size),
-                    "difference": table.mean,
-                    "interval": [table.mean - half, table.mean + half],
-                }
-            )
-    return rows
 
 
 def _deviation(values: FloatArray) -> float | None:

@@ -14,6 +14,17 @@ from .verdicts import interval_text, percent, points
 
 Row = dict[str, Any]
 _TOP = 5
+_OF_PAIR = (
+    "difference",
+    "interval",
+    "p_value",
+    "p_adjusted",
+    "minimum_detectable_effect",
+    "mcnemar",
+    "changed_answers",
+    "categories",
+    "verdict",
+)
 
 
 def evaluation_report(
@@ -99,13 +110,12 @@ def _pair(row: Row, models: Row) -> Row:
     arm, reference = models[f"{row['arm']}_model"], models[f"{row['reference']}_model"]
     change = arm["diversity_score"] / reference["diversity_score"] - 1
     changed = row["changed_answers"]
-    kept = ("difference", "interval", "p_value", "p_adjusted", "minimum_detectable_effect")
     return {
         "arm": row["arm"],
         "reference": row["reference"],
         "diversity_improvement": f"{100 * change + 0.0:+.1f}%",
         "answer_consistency": round(1 - changed["count"] / changed["answers"], 6),
-        **{name: row[name] for name in (*kept, "mcnemar", "changed_answers", "verdict")},
+        **{name: row[name] for name in _OF_PAIR},
     }
 
 

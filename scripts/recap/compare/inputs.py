@@ -28,6 +28,12 @@ class ArmInputs(_Part):
     dataset_manifest: Path | None = Field(
         default=None, description="manifest of the LLaVA training set; none for funnel-only arms"
     )
+    dataset: Path | None = Field(
+        default=None, description="LLaVA training set of stage 1; none for funnel-only arms"
+    )
+    image_root: Path | None = Field(
+        default=None, description="folder that the training set's pictures are relative to"
+    )
     funnel: Path | None = Field(
         default=None, description="funnel.json: records in and out by stage"
     )

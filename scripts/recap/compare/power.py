@@ -5,7 +5,7 @@ do together (1/(C S)) and with the seeds (1/S). The pilot shows the three parts;
 the plan scales them and asks the verdict's own formula what it could detect.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from scipy import stats
 from ..errors import RecapError
 from ..io import read_json
 from ..settings import CompareSettings
-from .crossed import minimum_detectable_effect
+from .contrast import detectable_effect
 from .inputs import ComparisonInputs, load_inputs
 from .resampling import Spread, crossed_spread, crossed_table
 from .scores import BenchmarkScores, load_scores
@@ -33,6 +33,25 @@ class Parts:
     image: float
     noise: float
     seed: float
+
+
+@dataclass(frozen=True)
+class RunCost:
+    """What one arm with one seed costs, from the pilot's jobs.
+
+    Attributes:
+        training_hours: device hours of both stages.
+        answering_hours: device hours of the benchmark's answers, controls included.
+        device: ``GPU``, or ``device`` where the pilot trained without one.
+    """
+
+    training_hours: float
+    answering_hours: float
+    device: str
+
+    def hours(self, seeds: int, factor: float) -> float:
+        """Return the hours of two arms with ``seeds`` seeds and ``factor`` times the questions."""
+        return 2 * seeds * (self.training_hours + factor * self.answering_hours)
 
 
 def variance_parts(spread: Spread) -> Parts:
@@ -72,7 +91,9 @@ def plan_power(
     Returns:
         Per arm the pilot's variance parts, the detectable effect (points) by
         seeds and questions, the fewest seeds for ``effect`` by questions
-        (``None``: more than listed), and device hours of training where measured.
+        (``None``: more than listed), device hours where measured, and the
+        ``cheapest`` of these designs. Effects are those of the first step of
+        Holm over as many comparisons as the pilot has, as in its report.
 
     Raises:
         RecapError: for an unknown benchmark, no second arm, or a pilot of one seed.
@@ -87,21 +108,23 @@ def plan_power(
     if not arms:
         raise RecapError(f"{folder} compares no arm with {inputs.reference}")
     scores = load_scores(inputs, benchmark or names[0])
-    hours = hours_of_a_run(inputs)
+    family = len(arms) * len(names)
+    cost = cost_of_a_run(inputs, scores.benchmark)
     return {
         "experiment": inputs.experiment,
         "benchmark": scores.benchmark,
         "effect": effect,
         "confidence": settings.confidence,
         "power": settings.power,
+        "comparisons": family,
         "pilot": {
             "seeds": len(inputs.seeds),
             "questions": len(scores.questions),
             "images": scores.image_count,
         },
-        "training_hours_of_a_run": hours,
+        "cost_of_a_run": cost and {**cost.__dict__},
         "arms": [
-            _plan_arm(scores, arm.arm, inputs.opponent(arm), effect, settings, hours)
+            _plan_arm(scores, (arm.arm, inputs.opponent(arm)), effect, settings, family, cost)
             for arm in arms
         ],
     }
@@ -109,18 +132,23 @@ def plan_power(
 
 def _plan_arm(
     scores: BenchmarkScores,
-    arm: str,
-    reference: str,
+    pair: tuple[str, str],
     effect: float,
     settings: CompareSettings,
-    hours: float | None,
+    family: int,
+    cost: RunCost | None,
 ) -> Row:
-    differences = scores.accuracy[arm] - scores.accuracy[reference]
+    differences = scores.accuracy[pair[0]] - scores.accuracy[pair[1]]
     parts = variance_parts(crossed_spread(crossed_table(differences, scores.images)))
     rows = []
     for factor in QUESTION_FACTORS:
         images = max(2, round(factor * scores.image_count))
-        found = {seeds: _detectable(parts, images, seeds, settings) for seeds in SEEDS}
+        found = {
+            seeds: detectable_effect(
+                scaled_spread(parts, images=images, seeds=seeds), settings, family
+            )[0]
+            for seeds in SEEDS
+        }
         enough = fewest_seeds(found, effect)
         rows.append(
             {
@@ -128,27 +156,29 @@ def _plan_arm(
                 "images": images,
                 "detectable_by_seeds": {str(seeds): value for seeds, value in found.items()},
                 "fewest_seeds": enough,
-                "training_hours": 2 * enough * hours if enough and hours is not None else None,
+                "hours": cost.hours(enough, factor) if enough and cost is not None else None,
             }
         )
     return {
-        "arm": arm,
-        "reference": reference,
+        "arm": pair[0],
+        "reference": pair[1],
         "standard_deviations": {
             "image": parts.image**0.5,
             "image_by_seed": parts.noise**0.5,
             "seed": parts.seed**0.5,
         },
         "designs": rows,
+        "cheapest": _cheapest(rows),
     }
 
 
-def _detectable(parts: Parts, images: int, seeds: int, settings: CompareSettings) -> float:
-    spread = scaled_spread(parts, images=images, seeds=seeds)
-    effect, method = minimum_detectable_effect(
-        spread, alpha=1 - settings.confidence, power=settings.power
-    )
-    return 100 * effect if method == "rule of three" else effect
+def _cheapest(rows: Sequence[Row]) -> Row | None:
+    """Return seeds and questions of the design of fewest hours; fewest answers if unmeasured."""
+    able = [row for row in rows if row["fewest_seeds"]]
+    if not able:
+        return None
+    best = min(able, key=lambda row: row["hours"] or row["fewest_seeds"] * row["questions"])
+    return {"seeds": best["fewest_seeds"], "questions": best["questions"], "hours": best["hours"]}
 
 
 def fewest_seeds(detectable: dict[int, float], effect: float) -> int | None:
@@ -156,27 +186,67 @@ def fewest_seeds(detectable: dict[int, float], effect: float) -> int | None:
     return next((seeds for seeds, value in detectable.items() if value <= effect), None)
 
 
-def hours_of_a_run(inputs: ComparisonInputs) -> float | None:
-    """Return the mean device hours of training one arm with one seed, if recorded."""
-    training = [item for item in inputs.perf if item.label.startswith(_TRAINING_LABELS)]
-    figures = [read_json(item.path) for item in training]
+def cost_of_a_run(inputs: ComparisonInputs, benchmark: str) -> RunCost | None:
+    """Return the mean cost of one arm with one seed, if every job recorded it."""
+    training = _device_seconds(inputs, _is_training)
+    answering = _device_seconds(inputs, lambda label: _is_answering(label, benchmark))
+    if training is None or answering is None:
+        return None
+    runs = len(inputs.arms) * len(inputs.seeds) * 3600
+    figures = [read_json(item.path) for item in inputs.perf if _is_training(item.label)]
+    return RunCost(
+        training_hours=training / runs,
+        answering_hours=answering / runs,
+        device="GPU" if all("gpu" in row for row in figures) else "device",
+    )
+
+
+def _is_training(label: str) -> bool:
+    return label.startswith(_TRAINING_LABELS)
+
+
+def _is_answering(label: str, benchmark: str) -> bool:
+    """Tell whether a job answered a benchmark, as it is or under a control."""
+    words = label.split()
+    return words[0] == "predict" and words[-1].split(".")[0] == benchmark
+
+
+def _device_seconds(inputs: ComparisonInputs, wanted: Callable[[str], bool]) -> float | None:
+    """Return seconds times devices of all jobs of a kind; none if any is unknown.
+
+    A training that went on after a kill recorded its last part alone, and is
+    scaled to all of its updates.
+    """
+    figures = [read_json(item.path) for item in inputs.perf if wanted(item.label)]
     if not figures or any("wall_seconds" not in row for row in figures):
         return None
-    seconds = sum(row["wall_seconds"] * row.get("world_size", 1) for row in figures)
-    return float(seconds) / (len(inputs.arms) * len(inputs.seeds)) / 3600
+    total = 0.0
+    for row in figures:
+        done = row.get("updates", 1) - row.get("resumed_from_update", 0)
+        share = max(1, done) / max(1, row.get("updates", 1))
+        total += row["wall_seconds"] * row.get("world_size", 1) / share
+    return total
 
 
 def describe(plan: Row) -> Sequence[str]:
     """Return the plan as lines for a reader."""
+    cost = plan["cost_of_a_run"]
+    unit = f"{cost['device']} hours" if cost else ""
     lines = []
     for arm in plan["arms"]:
+        head = f"{arm['arm']} against {arm['reference']}"
         for row in arm["designs"]:
             seeds = row["fewest_seeds"]
             need = f"{seeds} seeds" if seeds else f"more than {SEEDS[-1]} seeds"
-            cost = row["training_hours"]
-            hours = f", {cost:.3g} device hours of training" if cost is not None else ""
+            hours = f", {row['hours']:.3g} {unit}" if row["hours"] is not None else ""
+            wanted = f"{plan['effect']:g} points"
+            lines.append(f"{head}, {row['questions']} questions: {wanted} need {need}{hours}")
+        best = arm["cheapest"]
+        if best is None:
+            lines.append(f"{head}: none of these designs would find {plan['effect']:g} points")
+        elif best["hours"] is not None:
             lines.append(
-                f"{arm['arm']} against {arm['reference']}, {row['questions']} questions: "
-                f"{plan['effect']:g} points need {need}{hours}"
+                f"{head}: cheapest is {best['seeds']} seeds and {best['questions']} questions, "
+                f"{best['hours']:.3g} {unit} of training and answering for both arms"
             )
     return lines

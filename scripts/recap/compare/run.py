@@ -3,7 +3,7 @@
 import logging
 import time
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from pydantic import ValidationError
 
@@ -15,6 +15,10 @@ from ..settings import CompareSettings, Settings
 from .comparison import compare
 from .evaluation_report import evaluation_report
 from .inputs import load_inputs
+from .lmms_export import export_runs
+
+if TYPE_CHECKING:
+    from .standalone import AnswerFiles
 
 logger = logging.getLogger(__name__)
 S = TypeVar("S", bound=Settings)
@@ -41,8 +45,17 @@ def run_experiment(
     out: Path | None,
     report: Path | None,
     manifest: Path | None,
+    lmms_eval: Path | None = None,
 ) -> None:
     """Compare the arms of an experiment and write the documents.
+
+    Args:
+        inputs_path: names the results.
+        settings_text: compare settings, JSON or a path.
+        out: comparison document.
+        report: evaluation report.
+        manifest: of both, if wanted.
+        lmms_eval: folder for the results in lmms-eval's form, if wanted.
 
     Raises:
         RecapError: if an output isn't named, or a file is malformed.
@@ -56,6 +69,8 @@ def run_experiment(
     document, scores = compare(inputs, settings)
     write_json(out, document)
     write_json(report, evaluation_report(document, scores, inputs))
+    if lmms_eval is not None:
+        export_runs(inputs, scores, lmms_eval)
     logger.info("%s", document["headline"])
     if manifest is not None:
         files = {f"{e.arm}/seed{e.seed}/{e.benchmark}": e.scores for e in inputs.evaluations}
@@ -75,26 +90,35 @@ def run_experiment(
 
 
 def run_answer_files(
-    arm: Path | None,
-    reference: Path | None,
-    annotations: Path | None,
+    files: "AnswerFiles | None",
     settings_text: str,
     output: Path | None,
+    out: Path | None = None,
+    lmms_eval: Path | None = None,
 ) -> None:
-    """Compare two answer files made outside the pipeline; write the report.
+    """Compare two answer files made outside the pipeline; write the documents.
+
+    Args:
+        files: what is compared; none if one of the files wasn't named.
+        settings_text: compare settings, JSON or a path.
+        output: evaluation report.
+        out: comparison document, if wanted.
+        lmms_eval: folder for the results in lmms-eval's form, if wanted.
 
     Raises:
-        RecapError: if one of the four files isn't named.
+        RecapError: if a file isn't named.
         GateError: see :func:`recap.compare.standalone.compare_answer_files`.
     """
-    from .standalone import AnswerFiles, compare_answer_files
+    from .standalone import compare_answer_files
 
-    if arm is None or reference is None or annotations is None or output is None:
+    if files is None or output is None:
         raise RecapError(
             "give either --inputs, or all of --blip2_results, --baseline_results, "
             "--annotations and --output"
         )
     settings = read_settings(CompareSettings, settings_text)
-    report = compare_answer_files(AnswerFiles(arm, reference, annotations), settings)
+    document, report = compare_answer_files(files, settings, lmms_eval)
+    if out is not None:
+        write_json(out, document)
     write_json(output, report)
-    logger.info("%s", report["headline"])
+    logger.info("%s %s", document["headline"], document["scope"])

@@ -16,6 +16,16 @@ from .resampling import FloatArray, IntArray
 Key = tuple[str, str]
 _NEEDED = ("question_id", "image_id", "question", "prediction", "normalized", "accuracy")
 
+_KEPT = (
+    "question_id",
+    "image_id",
+    "question",
+    "question_type",
+    "has_ocr",
+    "answer_words",
+    "image",
+)
+
 
 @dataclass(frozen=True)
 class BenchmarkScores:
@@ -26,7 +36,7 @@ class BenchmarkScores:
         seeds: training seeds, the rows of the arrays.
         questions: per question the fields that no answer changes: ``question_id``,
             ``image_id``, ``question``, ``question_type``, ``has_ocr``, ``image``,
-            ``truth`` (the last two may be none).
+            ``truth``, ``answer_words`` (the last three may be none).
         images: (N,) image number of each question, 0 to C - 1.
         accuracy: arm to (S, N) points, 0 to 100.
         normalized: arm to (S, N) normalised answers, as strings.
@@ -96,8 +106,7 @@ def align_scores(
 
 
 def _question(row: Mapping[str, Any]) -> dict[str, Any]:
-    names = ("question_id", "image_id", "question", "question_type", "has_ocr", "image")
-    return {name: row.get(name) for name in names} | {"truth": row.get("truth", row.get("label"))}
+    return {name: row.get(name) for name in _KEPT} | {"truth": row.get("truth", row.get("label"))}
 
 
 def read_rows(path: Path) -> dict[Key, dict[str, Any]]:

@@ -58,6 +58,14 @@ def _locate(root: Path, name: str) -> Path:
     raise ValueError("does not exist")
 
 
+def find_picture(root: Path, name: str) -> Path | None:
+    """Return a picture below ``root``, or ``None``; ``name`` may lack its suffix."""
+    try:
+        return _locate(root, name)
+    except ValueError:
+        return None
+
+
 def _encode(path: Path, width: int) -> Thumbnail:
     from PIL import Image
 

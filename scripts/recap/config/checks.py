@@ -199,6 +199,11 @@ def _check_protocol(experiment: "Experiment", name: str) -> None:
         BenchmarkProtocol(kind=row.kind, ocr=row.ocr, max_new_tokens=row.max_new_tokens)
     except ValidationError as error:
         fail(f"{experiment.config.sheets.benchmarks}: {name}", explain(error))
+    if row.ocr_source != "file" and (row.kind != "textvqa" or not row.ocr):
+        fail(
+            f"{experiment.config.sheets.benchmarks}: {name}",
+            f"`ocr_source` {row.ocr_source} is for rows of kind textvqa with `ocr` true",
+        )
 
 
 def _check_positive_controls(experiment: "Experiment") -> None:

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from ..compare.lmms_names import run_files
 from ..evaluate.protocol import MAJORITY
 from .fetching import FetchWiring
 from .positive import PositiveControlWiring
@@ -63,7 +64,7 @@ class ComparisonWiring:
         document = self.document()
         files: list[str] = []
         for arm in document["arms"] + document["funnel_arms"]:
-            files += [arm[key] for key in ("dataset_manifest", "funnel") if arm[key]]
+            files += [arm[key] for key in ("dataset_manifest", "dataset", "funnel") if arm[key]]
             files += arm["decisions"]
         for run in document["runs"]:
             for kind in ("telemetry", "metrics", "manifests"):
@@ -73,6 +74,15 @@ class ComparisonWiring:
             files += [answers["score"], answers["scores"]]
         files += [entry["report"] for entry in document["positive_controls"] if entry["report"]]
         return list(dict.fromkeys(files))
+
+    def lmms_eval(self) -> list[str]:
+        """Return every run's results in lmms-eval's form; ``{experiment}`` is left open."""
+        return [
+            f"results/{{experiment}}/compare/lmms_eval/{name}"
+            for arm in self._config.arms
+            for seed in self._config.seeds
+            for name in run_files(arm, seed, self._config.benchmarks)
+        ]
 
     def quality(self) -> list[str]:
         """Return the documents about the arms' captions and their differences."""
@@ -114,6 +124,8 @@ class ComparisonWiring:
             "arm": arm,
             "description": row.description,
             "dataset_manifest": f"{folder}/train.manifest.json" if trained else None,
+            "dataset": self._wiring.train_data(arm) if trained else None,
+            "image_root": self._wiring.image_root(self._wiring.experiment.corpora[row.corpus]),
             "funnel": f"{folder}/funnel.json",
             "matched": len(linked) == 1,
             "identical_to": row.identical_to or None,
@@ -167,6 +179,7 @@ class ComparisonWiring:
             "protocol": {
                 "kind": row.kind,
                 "ocr_tokens": row.ocr,
+                **({"ocr_source": row.ocr_source} if row.ocr_source != "file" else {}),
                 "max_new_tokens": row.max_new_tokens,
                 "decoding": "greedy",
                 "dtype": self._config.evaluate.dtype,

@@ -13,7 +13,13 @@ class EvaluationWiring(DataPaths):
         return next((name for name in rows if rows[name].kind == "textvqa"), next(iter(rows)))
 
     def questions(self, benchmark: str) -> str:
-        """Return a benchmark's question file."""
+        """Return the file of the questions that are asked: as it came, or with OCR tokens added."""
+        if self.experiment.benchmarks[benchmark].ocr_source == "file":
+            return self.question_file(benchmark)
+        return f"results/{self.config.experiment}/ocr/{benchmark}/questions.jsonl"
+
+    def question_file(self, benchmark: str) -> str:
+        """Return a benchmark's question file as it came."""
         row = self.experiment.benchmarks[benchmark]
         return self.data_file(row, row.questions)
 

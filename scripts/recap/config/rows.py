@@ -142,6 +142,11 @@ class BenchmarkRow(Settings):
         ge=1, description="questions in the file, verified when answers are gathered"
     )
     ocr: bool = Field(description="whether the prompt lists OCR tokens")
+    ocr_source: Literal["file", "rapidocr"] = Field(
+        "file",
+        description="where OCR tokens are from: the question `file`, or `rapidocr`, which reads "
+        "the pictures of questions that have none",
+    )
     max_new_tokens: int = Field(ge=1, description="longest answer in tokens")
     scored: bool = Field(
         True, description="whether the answers are public; false: only a server scores the row"

@@ -12,6 +12,7 @@ from ..settings import (
     EvaluateSettings,
     HeldOutSettings,
     MergeSettings,
+    OcrSettings,
     QualitySettings,
     ReportSettings,
     Settings,
@@ -136,6 +137,7 @@ class ExperimentConfig(Settings):
     train: TrainSettings
     merge: MergeSettings
     evaluate: EvaluateSettings
+    ocr: OcrSettings
     compare: CompareSettings
     report: ReportSettings
     compute: ComputeSettings

@@ -1,22 +1,26 @@
-"""Answering with a real MGM checkpoint. Torch and the model load when it is built."""
+"""Answering with a real MGM. Torch and the model load when it is built."""
 
 import logging
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
-from ..errors import RecapError
 from ..settings import EvaluateSettings
+from .loading import LoadedModel
+from .memory import resolve_batch_size
+from .prompts import PromptWriter, share
 from .protocol import BenchmarkProtocol
 
 if TYPE_CHECKING:
     import torch
     from PIL import Image
 
+    from ..mgm.answering import AnswerEngine, Prompts
+
 logger = logging.getLogger(__name__)
 
-_PAD_ID = 0
-_IMAGE_PREFIX = "<image>\n"
+_WORTH_COMPILING = 4000  # questions; what compiling takes is in docs/performance.md
 
 
 class OutOfMemoryError(Exception):
@@ -24,7 +28,16 @@ class OutOfMemoryError(Exception):
 
 
 class Answerer(Protocol):
-    """What the runner needs from a model. Pixels and features are opaque to it."""
+    """What the runner needs from a model. Pixels, features and batches are opaque to it.
+
+    It may answer in several variants, such as adapters of one base.
+    """
+
+    def batch_size(self, texts: Sequence[str]) -> int:
+        """Return how many questions to ask at once, if these are all there are."""
+
+    def expect(self, count: int) -> None:
+        """Get ready for so many questions."""
 
     def prepare(self, image: "Image.Image") -> Any:
         """Turn a picture into pixels; called from worker threads."""
@@ -32,36 +45,43 @@ class Answerer(Protocol):
     def encode(self, pixels: Sequence[Any]) -> list[Any]:
         """Return one feature per image; raises :class:`OutOfMemoryError`."""
 
-    def answer(self, texts: Sequence[str], features: Sequence[Any]) -> list[str]:
-        """Answer texts, each with a feature or ``None``; raises :class:`OutOfMemoryError`."""
+    def begin(self, texts: Sequence[str], features: Sequence[Any]) -> Any:
+        """Start on texts, all with a feature or all with ``None``; raises the same."""
+
+    def finish(self, started: Any) -> list[list[str]]:
+        """Return the answers to what was begun, of each variant; raises the same."""
 
     def facts(self) -> dict[str, Any]:
         """Return what the performance record should say of the model."""
 
 
+@dataclass(frozen=True)
+class _Started:
+    """The first variant's batch, under way, and the prompts of the others."""
+
+    batch: Any
+    others: "list[Prompts]"
+
+
 class MgmAnswerer:
-    """A checkpoint folder as an :class:`Answerer`: greedy, batched, EOS-aware."""
+    """A model as an :class:`Answerer`: greedy, batched, ending at the template's tokens."""
 
     def __init__(
-        self, checkpoint: Path, protocol: BenchmarkProtocol, settings: EvaluateSettings
+        self, loaded: LoadedModel, protocol: BenchmarkProtocol, settings: EvaluateSettings
     ) -> None:
-        """Load the model onto the GPU if there is one, else onto the CPU."""
-        import torch
-
-        from ..mgm.checkpoint import load_checkpoint
+        """Take a loaded model."""
         from ..mgm.conversation import stop_token_ids
-        from ..mgm.processing import ImagePreprocessor
 
-        self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self._model, self._tokenizer = load_checkpoint(
-            checkpoint, dtype=settings.dtype, device=str(self._device)
-        )
-        self._model.eval()
-        self._preprocess = ImagePreprocessor.from_checkpoint(checkpoint)
-        self._protocol = protocol
-        self._dtype = settings.dtype
+        self._model, self._tokenizer = loaded.model, loaded.tokenizer
+        self._preprocess, self._variants = loaded.preprocess, loaded.variants
+        self._protocol, self._settings = protocol, settings
         self._template: str = self._model.config.conversation
         self._stops = stop_token_ids(self._tokenizer, self._template)
+        limit = getattr(self._model.config, "tokenizer_model_max_length", None)
+        self._writer = PromptWriter(self._tokenizer, self._template, limit)
+        self._compiled = False
+        self._engine: AnswerEngine | None = None
+        self._rows = 0
         self._unfinished = 0
         self._new_tokens = 0
         trained = getattr(self._model.config, "image_aspect_ratio", None)
@@ -72,98 +92,120 @@ class MgmAnswerer:
                 protocol.image_aspect_ratio,
             )
 
+    def batch_size(self, texts: Sequence[str]) -> int:
+        """Return the setting, or what is estimated to fit."""
+        longest = self._writer.longest(texts)
+        parameters = sum(parameter.numel() for parameter in self._model.parameters())
+        return resolve_batch_size(self._model.config, parameters, self._settings, longest)
+
+    def expect(self, count: int) -> None:
+        """Compile what is worth it for so many questions."""
+        from ..mgm.compilation import compile_towers
+
+        wanted = self._settings.compile_blocks
+        if wanted == "auto":
+            wanted = self._model.device.type == "cuda" and count >= _WORTH_COMPILING
+        self._compiled = wanted
+        compile_towers(self._model, wanted)
+
     def prepare(self, image: "Image.Image") -> "torch.Tensor":
-        """Return normalised pixels, float32 (3, S, S)."""
-        return self._preprocess(image, self._protocol.image_aspect_ratio)
+        """Return a picture's pixels, uint8 (3, S, S)."""
+        return self._preprocess.pixels(image, self._protocol.image_aspect_ratio)
 
     def encode(self, pixels: "Sequence[torch.Tensor]") -> "list[torch.Tensor]":
-        """Return features (N, hidden) of each image, on the device."""
-        import torch
+        """Return features (V, N, hidden) of each image for V variants, on the device."""
+        from ..mgm.answering import PICTURES_A_PASS
 
-        images = torch.stack(list(pixels)).to(self._device)
-        try:
-            with torch.inference_mode():
-                return list(self._model.encode_images(images).unbind(0))
-        except torch.OutOfMemoryError as error:
-            raise OutOfMemoryError from error
+        found: list[torch.Tensor] = []
+        with self._memory_told():
+            for start in range(0, len(pixels), PICTURES_A_PASS):
+                found += self._encode_part(pixels[start : start + PICTURES_A_PASS])
+        return found
 
-    def answer(self, texts: Sequence[str], features: "Sequence[torch.Tensor | None]") -> list[str]:
-        """Return the decoded answers, special tokens skipped, trimmed."""
-        import torch
+    def begin(self, texts: Sequence[str], features: "Sequence[torch.Tensor | None]") -> _Started:
+        """Start reading a batch's prompts with the first variant."""
+        ids = self._writer.encode(texts, features)
+        with self._memory_told():
+            engine = self._engine_for(len(texts))
+            prompts = [share(ids, features, index) for index in range(self._count())]
+            self._use(0)
+            return _Started(engine.begin(prompts[0]), prompts[1:])
 
-        ids = [
-            self._encode_text(text, feature is not None)
-            for text, feature in zip(texts, features, strict=True)
-        ]
-        self._require_room(texts, ids, features)
-        input_ids, attention_mask = pad_left(ids)
-        shown = [feature for feature in features if feature is not None]
-        try:
-            with torch.inference_mode():
-                generated = self._model.generate_answers(
-                    input_ids.to(self._device),
-                    attention_mask.to(self._device),
-                    image_features=torch.stack(shown) if shown else None,
-                    max_new_tokens=self._protocol.max_new_tokens,
-                    eos_token_ids=self._stops,
-                )
-        except torch.OutOfMemoryError as error:
-            raise OutOfMemoryError from error
-        return [self._decode(tokens) for tokens in generated]
+    def finish(self, started: _Started) -> list[list[str]]:
+        """Return each variant's decoded answers, special tokens skipped, trimmed."""
+        engine = self._engine_for(0)
+        with self._memory_told():
+            found = [engine.finish(started.batch)]
+            for index, prompts in enumerate(started.others, start=1):
+                self._use(index)
+                found.append(engine.finish(engine.begin(prompts)))
+        return [[self._decode(tokens) for tokens in rows] for rows in found]
 
     def facts(self) -> dict[str, Any]:
         """Return device, type, template and how long the answers were, in tokens."""
         return {
-            "device": str(self._device),
-            "dtype": self._dtype,
+            "device": str(self._model.device),
+            "dtype": self._settings.dtype,
             "template": self._template,
+            "engine": type(self._engine).__name__,
+            "compiled": self._compiled,
             "new_tokens": self._new_tokens,
             "answers_cut_at_max_new_tokens": self._unfinished,
         }
 
-    def _encode_text(self, text: str, has_image: bool) -> list[int]:
-        from ..mgm.conversation import encode_prompt
+    @contextmanager
+    def _memory_told(self) -> Iterator[None]:
+        """Say it in the runner's terms when memory runs out, and give back what can be."""
+        import torch
 
-        if _IMAGE_PREFIX.strip() in text:
-            raise RecapError(f"the question {text[:80]!r} holds the image placeholder; remove it")
-        prompt = _IMAGE_PREFIX + text if has_image else text
-        return encode_prompt(prompt, self._tokenizer, template=self._template)
+        try:
+            yield
+        except torch.OutOfMemoryError as error:
+            self._engine, self._rows = None, 0
+            torch.cuda.empty_cache()
+            raise OutOfMemoryError from error
 
-    def _require_room(
-        self,
-        texts: Sequence[str],
-        ids: Sequence[Sequence[int]],
-        features: "Sequence[torch.Tensor | None]",
-    ) -> None:
-        """Refuse prompts the model would cut at the end, losing the instruction."""
-        limit = getattr(self._model.config, "tokenizer_model_max_length", None)
-        for text, tokens, feature in zip(texts, ids, features, strict=True):
-            length = len(tokens) + (0 if feature is None else len(feature) - 1)
-            if limit is not None and length > limit:
-                raise RecapError(
-                    f"the prompt {text[:80]!r} has {length} tokens with its image, but the "
-                    f"checkpoint's tokenizer_model_max_length is {limit}; raise it in config.json"
-                )
+    def _count(self) -> int:
+        return 1 if self._variants is None else len(self._variants)
+
+    def _use(self, index: int) -> None:
+        if self._variants is not None:
+            self._variants.use(index)
+
+    def _encode_part(self, pixels: "Sequence[torch.Tensor]") -> "list[torch.Tensor]":
+        import torch
+
+        from ..mgm.encoding import mine_views, view_images
+
+        images = torch.stack(list(pixels))
+        if self._model.device.type == "cuda":
+            images = images.pin_memory()
+        mined = []
+        with torch.inference_mode():
+            views = view_images(self._model, images.to(self._model.device, non_blocking=True))
+            for index in range(self._count()):
+                self._use(index)
+                mined.append(mine_views(self._model, *views))
+            return list(torch.stack(mined, dim=1).unbind(0))
+
+    def _engine_for(self, rows: int) -> "AnswerEngine":
+        """Return the engine, made anew when a batch is larger than any before."""
+        from ..mgm.answering import choose_engine
+
+        if self._engine is None or rows > self._rows:
+            self._rows = max(rows, self._rows)
+            self._engine = None  # frees its caches
+            self._engine = choose_engine(
+                self._model,
+                self._stops,
+                self._protocol.max_new_tokens,
+                rows=self._rows,
+                compiled=self._compiled,
+            )
+        return self._engine
 
     def _decode(self, tokens: list[int]) -> str:
         self._new_tokens += len(tokens)
         self._unfinished += len(tokens) >= self._protocol.max_new_tokens
         text: str = self._tokenizer.decode(tokens, skip_special_tokens=True)
         return text.strip()
-
-
-def pad_left(sequences: Sequence[Sequence[int]]) -> "tuple[torch.Tensor, torch.Tensor]":
-    """Return ids and mask, int64 (B, L), with the padding in front.
-
-    The ends line up, so the next token of every row is at the same position.
-    """
-    import torch
-
-    longest = max(len(sequence) for sequence in sequences)
-    input_ids = torch.full((len(sequences), longest), _PAD_ID, dtype=torch.int64)
-    attention_mask = torch.zeros_like(input_ids)
-    for row, sequence in enumerate(sequences):
-        start = longest - len(sequence)
-        input_ids[row, start:] = torch.tensor(sequence, dtype=torch.int64)
-        attention_mask[row, start:] = 1
-    return input_ids, attention_mask

@@ -6,28 +6,32 @@ same K, line i may thus lie in another ``{K}_{k}.jsonl``, but the files one afte
 the other hold the same lines in the same order, for any K from 1 to n.
 """
 
+import contextlib
 import logging
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from ..errors import RecapError
-from ..hashing import digest_json, sha256_file
-from ..io import read_json, write_jsonl
+from ..io import write_jsonl
 from ..perf import PerfRecord
 from ..settings import EvaluateSettings
 from ..shards import shard_bounds
-from ..versions import STAGE_VERSIONS
 from .benchmarks import get_benchmark
 from .benchmarks.base import Benchmark, Question
 from .controls import apply_control
+from .identity import identity_of
 from .images import ImageSource
 from .journal import AnswerJournal, open_journal
+from .loading import load_adapters, load_merged
 from .model import Answerer, MgmAnswerer
 from .protocol import BenchmarkProtocol, Control
 from .runner import Runner
+
+if TYPE_CHECKING:
+    from ..mgm.parts import ModelParts
 
 logger = logging.getLogger(__name__)
 
@@ -37,7 +41,7 @@ class PredictRequest:
     """One shard to answer.
 
     Attributes:
-        checkpoint: folder of the model.
+        checkpoint: folder of the model, or of an adapter where ``parts`` is given.
         questions: the whole question file.
         image_root: folder of the images; ``None`` if the file carries them.
         protocol: how to ask.
@@ -49,6 +53,7 @@ class PredictRequest:
         answers: the answer file to write.
         perf: the performance record to write; ``None`` for none.
         control: replaces the pictures, see :func:`~.controls.apply_control`.
+        parts: folders of the base that an adapter in ``checkpoint`` was trained on.
     """
 
     checkpoint: Path
@@ -63,6 +68,7 @@ class PredictRequest:
     answers: Path
     perf: Path | None
     control: Control = "none"
+    parts: "ModelParts | None" = None
 
 
 def predict_shard(
@@ -83,33 +89,82 @@ def predict_shard(
         RecapError: for unreadable questions, images or checkpoint, or a shard
             index that does not exist.
     """
+    predict_shards([request], load_answerer)
+
+
+def predict_shards(
+    requests: Sequence[PredictRequest], load_answerer: Callable[[], Answerer] | None = None
+) -> None:
+    """Write the answers of a shard for several adapters of one base, in one pass.
+
+    The pictures are decoded once, and seen by the towers once.
+
+    Args:
+        requests: alike but for the adapter, the name of the model and the files.
+        load_answerer: builds the model, with a variant for each request.
+
+    Raises:
+        RecapError: as :func:`predict_shard`, or if the requests differ otherwise.
+    """
+    _require_alike(requests)
+    first = requests[0]
     perf = PerfRecord("predict", "questions")
-    benchmark = get_benchmark(request.protocol.kind)
-    loaded = apply_control(benchmark.load(request.questions, request.protocol), request.control)
-    shard = _cut(loaded.questions, request.num_chunks, request.chunk_index)
-    name = f"{request.num_chunks}_{request.chunk_index}"
-    identity = _identity(request)
-    perf.extra |= {"shard": name, "model_id": request.model_id, "asked": identity}
-    with open_journal(request.state_dir, name, identity) as journal:
-        open_questions = [question for question in shard if question.key not in journal.texts]
-        perf.items = len(open_questions)
-        perf.extra["resumed_answers"] = len(shard) - len(open_questions)
-        if open_questions:
-            logger.info("shard %s: %d of %d open", name, len(open_questions), len(shard))
+    benchmark = get_benchmark(first.protocol.kind)
+    loaded = apply_control(benchmark.load(first.questions, first.protocol), first.control)
+    shard = _cut(loaded.questions, first.num_chunks, first.chunk_index)
+    name = f"{first.num_chunks}_{first.chunk_index}"
+    identities = [identity_of(request) for request in requests]
+    with contextlib.ExitStack() as stack:
+        journals = [
+            stack.enter_context(open_journal(request.state_dir, name, identity))
+            for request, identity in zip(requests, identities, strict=True)
+        ]
+        missing = [q for q in shard if any(q.key not in journal.texts for journal in journals)]
+        perf.items = len(missing)
+        perf.extra |= {"shard": name, "resumed_answers": len(shard) - len(missing)}
+        if missing:
+            logger.info("shard %s: %d of %d open", name, len(missing), len(shard))
             started = time.perf_counter()
-            answerer = (load_answerer or _loader(request))()
+            answerer = (load_answerer or _loader(requests))()
             perf.extra["model_load_seconds"] = round(time.perf_counter() - started, 3)
-            images = ImageSource(request.image_root, loaded.inline_images)
-            runner = Runner(answerer, images, journal, request.settings.batch_size)
-            runner.run(open_questions)
+            images = ImageSource(first.image_root, loaded.inline_images)
+            size = answerer.batch_size([question.model_text for question in loaded.questions])
+            answerer.expect(len(missing))
+            runner = Runner(answerer, images, journals, size)
+            started = time.perf_counter()
+            runner.run(missing)
+            perf.extra["answering_seconds"] = round(time.perf_counter() - started, 3)
             perf.extra |= runner.figures() | answerer.facts()
-        _write_answers(request, benchmark, shard, journal)
-    if request.perf is not None:
-        perf.write(request.perf)
+        for request, journal in zip(requests, journals, strict=True):
+            _write_answers(request, benchmark, shard, journal)
+    for request, identity in zip(requests, identities, strict=True):
+        if request.perf is not None:
+            perf.extra |= {"model_id": request.model_id, "asked": identity}
+            perf.write(request.perf)
 
 
-def _loader(request: PredictRequest) -> Callable[[], Answerer]:
-    return lambda: MgmAnswerer(request.checkpoint, request.protocol, request.settings)
+def _require_alike(requests: Sequence[PredictRequest]) -> None:
+    """Refuse requests that one pass cannot serve."""
+    own = ("checkpoint", "model_id", "state_dir", "answers", "perf")
+    blank = dict.fromkeys(own)
+    if len(requests) > 1 and any(request.parts is None for request in requests):
+        raise RecapError("several models in one pass must be adapters of one base")
+    if any(replace(r, **blank) != replace(requests[0], **blank) for r in requests[1:]):  # type: ignore[arg-type]
+        raise RecapError("adapters in one pass must be asked the same questions in the same way")
+
+
+def _loader(requests: Sequence[PredictRequest]) -> Callable[[], Answerer]:
+    first = requests[0]
+
+    def load() -> Answerer:
+        if first.parts is None:
+            loaded = load_merged(first.checkpoint, first.settings.dtype)
+        else:
+            folders = [request.checkpoint for request in requests]
+            loaded = load_adapters(first.parts, folders, first.settings.dtype)
+        return MgmAnswerer(loaded, first.protocol, first.settings)
+
+    return load
 
 
 def _cut(questions: list[Question], count: int, index: int) -> list[Question]:
@@ -118,56 +173,6 @@ def _cut(questions: list[Question], count: int, index: int) -> list[Question]:
         raise RecapError(f"there is no shard {index} of {count}; they are numbered from 0")
     start, stop = bounds[index]
     return questions[start:stop]
-
-
-def _identity(request: PredictRequest) -> dict[str, Any]:
-    """Return all that an answer depends on.
-
-    The batch size is left out: it does not change answers, and a shard that ran
-    out of memory shall go on with a smaller one.
-    """
-    return {
-        "checkpoint": checkpoint_fingerprint(request.checkpoint),
-        "questions": sha256_file(request.questions),
-        "image_root": str(request.image_root) if request.image_root else None,
-        "protocol": request.protocol.model_dump(),
-        "settings": request.settings.model_dump(exclude={"batch_size"}),
-        "control": request.control,
-        "stage_version": STAGE_VERSIONS["predict"],
-    }
-
-
-def checkpoint_fingerprint(folder: Path) -> str:
-    """Return a digest of a checkpoint's content.
-
-    With a ``manifest.json`` the digests it states are used, after a check of
-    the file sizes; without one every file is hashed.
-
-    Raises:
-        RecapError: if the folder does not exist, is empty, or disagrees with its manifest.
-    """
-    if not folder.is_dir():
-        raise RecapError(f"checkpoint {folder} is not a folder")
-    manifest = folder / "manifest.json"
-    if manifest.is_file():
-        outputs = read_json(manifest).get("outputs")
-        if outputs:
-            _check_sizes(folder, outputs)
-            return digest_json({name: entry["sha256"] for name, entry in outputs.items()})
-    files = sorted(path for path in folder.iterdir() if path.is_file() and path != manifest)
-    if not files:
-        raise RecapError(f"checkpoint {folder} is empty")
-    return digest_json({path.name: sha256_file(path) for path in files})
-
-
-def _check_sizes(folder: Path, outputs: dict[str, Any]) -> None:
-    for entry in outputs.values():
-        path = folder / Path(entry["path"]).name
-        if path.is_file() and path.stat().st_size != entry["bytes"]:
-            raise RecapError(
-                f"{path} has {path.stat().st_size} bytes, its manifest says {entry['bytes']}; "
-                "the checkpoint was changed or is incomplete"
-            )
 
 
 def _write_answers(

@@ -1,4 +1,4 @@
-"""Asking a model batch by batch, each distinct picture encoded once."""
+"""Asking a model batch by batch, each distinct picture decoded and encoded once."""
 
 import logging
 import os
@@ -11,37 +11,43 @@ from .benchmarks.base import Question
 from .images import ImageSource
 from .journal import AnswerJournal
 from .model import Answerer, OutOfMemoryError
-from .ordering import asking_order
+from .ordering import asking_order, next_batch
 
 logger = logging.getLogger(__name__)
 
-_MOST_WORKERS = 8
+_MOST_WORKERS = 16
 
 
 class Runner:
-    """Answers questions into a journal.
+    """Answers questions into a journal for each variant of the answerer.
 
-    Pictures of the next batch are decoded by worker threads while the model
-    works on the current one. A batch that does not fit on the device is halved,
-    and stays halved for the rest of the shard.
+    Worker threads decode the pictures of the next batch while the model works on the
+    current one, and the texts of the last one are written while it reads the next. A
+    batch that does not fit on the device is halved, and stays so for the rest.
     """
 
     def __init__(
-        self, answerer: Answerer, images: ImageSource, journal: AnswerJournal, batch_size: int
+        self,
+        answerer: Answerer,
+        images: ImageSource,
+        journals: Sequence[AnswerJournal],
+        batch_size: int,
     ) -> None:
         """Take the model, the pictures, where answers go, and questions a batch."""
         self._answerer = answerer
         self._images = images
-        self._journal = journal
+        self._journals = journals
         self._batch_size = batch_size
         self._features: dict[str, Any] = {}
         self._pixels: dict[str, Future[Any]] = {}
+        self._asked: Sequence[Question] = ()
+        self._answers: list[list[str]] = []
         self.images_encoded = 0
         self.batches = 0
         self.halvings = 0
 
     def run(self, questions: Sequence[Question]) -> None:
-        """Answer all questions; each batch is on disk before the next one starts.
+        """Answer all questions; each batch is on disk before the next but one starts.
 
         Raises:
             RecapError: if a picture cannot be read, or one question alone does
@@ -51,18 +57,11 @@ class Runner:
         workers = min(_MOST_WORKERS, len(os.sched_getaffinity(0)))
         with ThreadPoolExecutor(workers) as pool:
             position = 0
-            while position < len(ordered):
-                batch = ordered[position : position + self._batch_size]
-                end = position + len(batch)
-                self._prefetch(pool, ordered[position : end + self._batch_size])
-                self._forget_all_but(batch, ordered[end : end + self._batch_size])
-                try:
-                    self._answer(batch)
-                except OutOfMemoryError as error:
-                    self._halve(len(batch), error)
-                    continue
-                position = end
-                logger.info("answered %d of %d questions", position, len(ordered))
+            try:
+                while position < len(ordered):
+                    position = self._advance(pool, ordered, position)
+            finally:  # what is answered is not lost with what cannot be read
+                self._write()
 
     def figures(self) -> dict[str, int]:
         """Return counts for the performance record."""
@@ -72,6 +71,35 @@ class Runner:
             "batch_size_used": self._batch_size,
             "batch_halvings": self.halvings,
         }
+
+    def _advance(self, pool: ThreadPoolExecutor, ordered: Sequence[Question], position: int) -> int:
+        """Answer the next batch and return where the one after it starts."""
+        batch = next_batch(ordered, position, self._batch_size)
+        end = position + len(batch)
+        self._prefetch(pool, ordered[position : end + self._batch_size])
+        self._forget_all_but(batch, ordered[end : end + self._batch_size])
+        try:
+            self._encode(batch)
+            started = self._answerer.begin(
+                [question.model_text for question in batch],
+                [self._features[q.image] if q.image is not None else None for q in batch],
+            )
+            self._write()
+            answers = self._answerer.finish(started)
+        except OutOfMemoryError as error:
+            self._halve(len(batch), error)
+            return position
+        self._asked, self._answers = batch, answers
+        self.batches += 1
+        logger.info("answered %d of %d questions", end, len(ordered))
+        return end
+
+    def _write(self) -> None:
+        """Put the last batch's answers on disk, where they are not yet."""
+        for journal, texts in zip(self._journals, self._answers, strict=False):
+            found = zip(self._asked, texts, strict=True)
+            journal.append({q.key: text for q, text in found if q.key not in journal.texts})
+        self._answers = []
 
     def _prefetch(self, pool: ThreadPoolExecutor, upcoming: Sequence[Question]) -> None:
         for question in upcoming:
@@ -85,18 +113,6 @@ class Runner:
     def _forget_all_but(self, *kept: Sequence[Question]) -> None:
         names = {question.image for batch in kept for question in batch}
         self._features = {name: value for name, value in self._features.items() if name in names}
-
-    def _answer(self, batch: Sequence[Question]) -> None:
-        self._encode(batch)
-        features = [
-            self._features[question.image] if question.image is not None else None
-            for question in batch
-        ]
-        texts = self._answerer.answer([question.model_text for question in batch], features)
-        self._journal.append(
-            {question.key: text for question, text in zip(batch, texts, strict=True)}
-        )
-        self.batches += 1
 
     def _encode(self, batch: Sequence[Question]) -> None:
         names = list(dict.fromkeys(q.image for q in batch if q.image is not None))

@@ -64,7 +64,8 @@ def score_answers(
         "protocol": protocol.model_dump(),
         "answers": len(answers),
         "answers_sha256": sha256_file(answers_path),
-        "annotations_sha256": _hash_path(annotations),
+        "annotations_sha256": hash_path(annotations),
+        "questions_sha256": sha256_file(questions) if questions is not None else None,
         "stage_version": STAGE_VERSIONS["score"],
         **verdict,
         "diversity": diversity(answers),
@@ -89,7 +90,7 @@ def _against_real(
     return compare_with_control(real, answers, path)
 
 
-def _hash_path(path: Path) -> str:
+def hash_path(path: Path) -> str:
     """Return the SHA-256 of a file, or of the names and hashes of a folder's files.
 
     Manifests of how the files came here are left out: they say when.

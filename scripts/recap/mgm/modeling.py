@@ -13,21 +13,14 @@ from ..errors import RecapError
 from .configuration import MGMConfig
 from .conversation import IMAGE_TOKEN_INDEX
 from .convnext import ConvNextTower
+from .encoding import PROJECTOR_MODULES, mine_views, view_images
 from .generation import greedy_decode
 from .loss import loss_of_states
-from .mining import Attend, build_unit, mine_patch_info
-from .processing import ImagePreprocessor
-from .projector import build_projector, project
+from .mining import Attend, build_unit
+from .projector import build_projector
 from .splicing import Layout, Spliced, splice, weave
 from .trained_parts import connect_unused, set_trainable
-from .vision import ClipTower, cut_aux_views, derive_clip_views
-
-PROJECTOR_MODULES = (
-    "mm_projector",
-    "vlm_uni_query_projector",
-    "vlm_uni_aux_projector",
-    "vlm_uni_val_projector",
-)
+from .vision import ClipTower
 
 
 @dataclass
@@ -140,32 +133,7 @@ class MGMForCausalLM(PreTrainedModel):
             (B, N, hidden) in the towers' type, N = ``config.image_tokens``. With
             an image grid the whole picture's tokens come first, then the crops'.
         """
-        size = self.config.image_size_aux
-        if images_aux.ndim != 4 or tuple(images_aux.shape[1:]) != (3, size, size):
-            raise RecapError(
-                f"pictures must be (B, 3, {size}, {size}), not {tuple(images_aux.shape)}"
-            )
-        if images_aux.dtype == torch.uint8:
-            preprocessor = ImagePreprocessor.from_settings(self.config.preprocessor)
-            images_aux = preprocessor.normalise(images_aux)
-        layout = (self.config.image_grid, self.config.image_global)
-        query, key, value = (getattr(self, name) for name in PROJECTOR_MODULES[1:])
-        with torch.no_grad():
-            views = derive_clip_views(images_aux, self.vision_tower.image_size, *layout)
-            tokens = self.vision_tower(views.flatten(0, 1)).unflatten(0, views.shape[:2])
-            maps = cut_aux_views(self.vision_tower_aux(images_aux).to(tokens.dtype), *layout)
-        features = [
-            view + mine_patch_info(view, aux, query, key, value, attend=self.attend)
-            for view, aux in zip(tokens.unbind(1), maps, strict=True)
-        ]
-        if self.config.image_global:
-            features.insert(0, features.pop())
-        mined = torch.cat(features, dim=1)
-        projected = project(mined, self.mm_projector)
-        if self.observer is not None:
-            self.observer("vlm_uni", mined)
-            self.observer("mm_projector", projected)
-        return projected
+        return mine_views(self, *view_images(self, images_aux))
 
     def scale_features(self, features: torch.Tensor) -> torch.Tensor:
         """Scale image features like the token embeddings.

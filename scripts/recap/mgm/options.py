@@ -10,19 +10,19 @@ from .parts import ModelParts
 from .templates import TEMPLATES
 
 
-def add_parts_options(options: argparse.ArgumentParser) -> None:
+def add_parts_options(options: argparse.ArgumentParser, *, required: bool = True) -> None:
     """Add the folders of the base and what goes with them."""
     options.add_argument(
         "--language-model",
         "--base",
         "--model-base",
         type=Path,
-        required=True,
+        required=required,
         help="folder of the language model, unquantised",
     )
-    options.add_argument("--clip", type=Path, required=True, help="folder of the CLIP tower")
+    options.add_argument("--clip", type=Path, required=required, help="folder of the CLIP tower")
     options.add_argument(
-        "--convnext", type=Path, required=True, help="OpenCLIP folder of the ConvNeXt tower"
+        "--convnext", type=Path, required=required, help="OpenCLIP folder of the ConvNeXt tower"
     )
     options.add_argument(
         "--image-size-aux", type=int, default=768, help="edge of the auxiliary image in pixels"

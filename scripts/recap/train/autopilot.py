@@ -205,3 +205,13 @@ class ProbeCache:
             write_json(
                 self.path, {"execution": execution.as_dict(), "trials": rows, "of": self._key}
             )
+
+    def correct(self, micro_batch: int) -> None:
+        """Lower a choice that ran out of memory in a run, for the runs that share it."""
+        if self.path is None or not self.path.is_file():
+            return
+        kept = read_json(self.path)
+        if kept["execution"]["micro_batch"] > micro_batch:
+            kept["execution"]["micro_batch"] = micro_batch
+            kept["lowered_by_a_run"] = True
+            write_json(self.path, kept)

@@ -6,12 +6,7 @@ None of it changes the updates, rounding and dropout masks apart.
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import torch
-import torch._functorch.config
-
-from ..mgm.convnext import join_stages
-from ..mgm.lora import has_lora
-from ..mgm.mining import attend_chunk
+from ..mgm.compilation import compile_blocks
 from ..mgm.modeling import MGMForCausalLM
 
 
@@ -55,24 +50,3 @@ def checkpoint_layers(model: MGMForCausalLM, share: float) -> None:
     layers = language.model.layers
     for index, layer in enumerate(layers):
         layer.gradient_checkpointing = index < round(share * len(layers))
-
-
-def compile_blocks(model: MGMForCausalLM, compiled: bool) -> None:
-    """Compile the repeated blocks, each kind once, or undo that."""
-    # A kind has a few versions: widths, with and without gradient, shapes before they are dynamic.
-    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 64)
-    # An adapter would keep seven dropped-out inputs a layer; they are cheap to make again.
-    torch._functorch.config.aggressive_recomputation = has_lora(model)
-    clip: Any = model.vision_tower.vision_tower
-    stages: Any = model.vision_tower_aux.vision_stages
-    blocks = [
-        *model.language_model.model.layers,
-        *getattr(clip, "vision_model", clip).encoder.layers,
-        *(block for stage in stages for block in stage.blocks),
-    ]
-    for block in blocks:
-        block._compiled_call_impl = None
-        if compiled:
-            block.compile()
-    model.attend = torch.compile(attend_chunk) if compiled else None
-    model.vision_tower_aux.join = torch.compile(join_stages) if compiled else None

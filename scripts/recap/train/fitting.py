@@ -12,6 +12,7 @@ from transformers import TrainingArguments
 from ..errors import RecapError
 from ..mgm.conversation import pad_token_id
 from .arguments import training_arguments
+from .autopilot import ProbeCache
 from .collate import Collator
 from .consistency import farthest_ratio, slope_ratio
 from .gates import GateBook, UpdateGates, require_consistent
@@ -57,12 +58,21 @@ class Run:
 
 @dataclass(frozen=True)
 class RunParts:
-    """What outlives a trainer that ran out of memory."""
+    """What outlives a trainer that ran out of memory.
+
+    Attributes:
+        model: being trained.
+        store: of its state.
+        telemetry: so far.
+        tracker: of the run, if any.
+        probes: where the way of making passes was chosen, if it was.
+    """
 
     model: Any
     store: StateStore
     telemetry: Telemetry
     tracker: Tracker | None
+    probes: ProbeCache | None
 
 
 def as_before(run: Run, telemetry: Telemetry) -> Run:
@@ -113,6 +123,8 @@ def fit_in_memory(
             "out of memory in update %d: micro-batch %d becomes %d, accumulation %d",
             *(done + 1, run.plan.micro_batch, plan.micro_batch, plan.accumulation),
         )
+        if run.leads and parts.probes is not None:
+            parts.probes.correct(plan.micro_batch)
         run = replace(run, plan=plan)
         del trainer
         gc.collect()  # it and its callbacks hold each other, and it the optimizer's moments

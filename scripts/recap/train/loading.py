@@ -1,7 +1,10 @@
 """Reading the passes of each update off the critical path."""
 
+import atexit
+import multiprocessing
 import os
 import signal
+import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -40,6 +43,23 @@ def _ignore_stop_signals(worker: int) -> None:
         signal.signal(number, signal.SIG_IGN)
 
 
+def _kill_workers() -> None:
+    """End what is left of the workers, which no SIGTERM of Python's own at its exit would do.
+
+    A failed rank whose traceback still holds the loader would wait for them forever.
+    """
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's would report them as having failed
+    for process in multiprocessing.active_children():
+        if process.daemon:
+            process.kill()
+
+
+def _kill_workers_at_exit() -> None:
+    """Put :func:`_kill_workers` before what torch and Python do at exit, registered earlier."""
+    atexit.unregister(_kill_workers)
+    atexit.register(_kill_workers)
+
+
 class RowDataset(Dataset):
     """Lists of the samples of rows."""
 
@@ -55,6 +75,10 @@ class UpdateBatches:
     """The batches of one update, drawn from the loader one at a time.
 
     The trainer would otherwise hold the images of a whole update on the device.
+
+    Attributes:
+        waited: seconds that batches drawn so far were waited for; a GPU may still have had
+            work in that time.
     """
 
     def __init__(self, source: Iterator[Any], count: int, device: torch.device) -> None:
@@ -62,6 +86,7 @@ class UpdateBatches:
         self._source = source
         self._count = count
         self._device = device
+        self.waited = 0.0
 
     def __len__(self) -> int:
         """Return the number of batches."""
@@ -73,11 +98,13 @@ class UpdateBatches:
         Raises:
             RecapError: if a sample cannot be read, as it says itself.
         """
+        started = time.perf_counter()
         try:
             batch = next(self._source)
         except RecapError as error:
             # A worker's message is the last line of its traceback.
             raise RecapError(str(error).rpartition("RecapError: ")[2].strip()) from error
+        self.waited += time.perf_counter() - started
         return to_device(batch, self._device)
 
 
@@ -129,5 +156,7 @@ class UpdateLoader:
             worker_init_fn=_ignore_stop_signals,
         )
         batches = iter(loader)
+        if self._workers:
+            _kill_workers_at_exit()
         for update in left:
             yield UpdateBatches(batches, len(update), self._device)

@@ -74,8 +74,8 @@ def resolve_execution(
     stop: StopRequest,
     *,
     leads: bool,
-) -> Execution:
-    """Return how this run makes its passes, and set the model up for it.
+) -> tuple[Execution, ProbeCache | None]:
+    """Return how this run makes its passes and where that is kept, and set the model up for it.
 
     Args:
         request: what is asked.
@@ -100,7 +100,7 @@ def resolve_execution(
     if on_gpu and not is_sharded(settings, plan.world_size):  # else it is moved piece by piece
         _move_to_gpu(model, budget)
     choice = open_choice(settings, plan, on_gpu=on_gpu)
-    chosen = choice.settled
+    chosen, cache = choice.settled, None
     if chosen is None:
         row = fullest_row(data, packing=packs(settings))
         facts = _facts(request, data, row) | {
@@ -121,7 +121,7 @@ def resolve_execution(
         chosen = agreed[0]
     logger.info("passes are made with %s", chosen.as_dict())
     set_execution(model, chosen)
-    return chosen
+    return chosen, cache
 
 
 def _move_to_gpu(model: Any, budget: int) -> None:

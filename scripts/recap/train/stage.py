@@ -48,7 +48,16 @@ from .trainer import StageTrainer
 logger = logging.getLogger(__name__)
 
 # Settings that change neither weights nor telemetry, so a run may be continued under others.
-_FREE_SETTINGS = {"save_steps", "shard_base"}
+# A run goes on from its checkpoint when these change: they change no update, rounding and
+# dropout masks apart.
+_FREE_SETTINGS = {
+    "save_steps",
+    "shard_base",
+    "micro_batch_size",
+    "gradient_checkpointing",
+    "compile_blocks",
+    "memory_gib",
+}
 
 
 def run_stage(request: StageRequest) -> None:
@@ -85,7 +94,9 @@ def _train(run: Run, perf: PerfRecord) -> None:
     start = projector_hash(model)
     if request.stage1_manifest is not None:
         require_start_projector(book, start, expected_projector_hash(request.stage1_manifest))
-    chosen = resolve_execution(request, data, run.plan, model, base, run.stop, leads=run.leads)
+    chosen, probes = resolve_execution(
+        request, data, run.plan, model, base, run.stop, leads=run.leads
+    )
     run = replace(run, plan=run.plan.with_micro_batch(chosen.micro_batch))
     if run.sharded:
         shard_decoder(model, run.args.device, run.plan.world_size)
@@ -96,7 +107,7 @@ def _train(run: Run, perf: PerfRecord) -> None:
     resumed_from = len(telemetry.rows)
     run.stop.pace.expect([row["seconds"] for row in telemetry.perf.rows])
     with _tracking(run, resumed_from + 1) as tracker:
-        parts = RunParts(model, store, telemetry, tracker)
+        parts = RunParts(model, store, telemetry, tracker, probes)
         trainer, seconds = fit_in_memory(as_before(run, telemetry), parts, checkpoint)
     result = projector_hash(model)
     _conclude(run, trainer, telemetry, start, result)

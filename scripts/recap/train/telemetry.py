@@ -57,7 +57,8 @@ class Telemetry:
             scheduler's step, as trainers log it), ``supervised_tokens``,
             ``samples``, ``spike`` (see :mod:`.stability`).
         perf: of the same updates ``seconds``, ``samples_per_second``,
-            ``tokens_per_second`` (text and image, padding apart), ``memory_mib``
+            ``tokens_per_second`` (text and image, padding apart), ``loading_seconds``
+            (waited for inputs), ``communication_seconds`` (for other ranks), ``memory_mib``
             (peak so far: reserved on a GPU, resident on a CPU) and
             ``micro_batch_size``, as rank zero saw them.
         held_out: ``step``, ``style``, ``samples``, ``supervised_tokens``, ``loss``

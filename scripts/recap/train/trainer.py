@@ -98,7 +98,7 @@ class StageTrainer(ResumableTrainer):
         self._stop = stop
         self.held_out_cut_short = False
         self._loss = torch.zeros(())
-        self._waited = 0.0
+        self._waited = self._loading = 0.0
         self._pending: dict[str, Any] = {}
         self._rng: list[torch.Tensor] = []
         self.update_seconds: list[float] = []
@@ -181,6 +181,7 @@ class StageTrainer(ResumableTrainer):
         if trouble:
             raise UpdateCutShortError if trouble == _CUT_SHORT else OutOfMemoryInUpdateError
         self._sum_over_ranks(loss)
+        self._loading = inputs.waited
         self._loss = loss
         return loss
 
@@ -241,6 +242,7 @@ class StageTrainer(ResumableTrainer):
             "seconds": round(seconds, 6),
             "samples_per_second": round(row["samples"] / seconds, 3),
             "tokens_per_second": round(positions / seconds, 3),
+            "loading_seconds": round(self._loading, 6),
             "communication_seconds": round(self._waited, 6),
             "memory_mib": peak_memory_mib(),
             "micro_batch_size": self.plan.micro_batch,

@@ -193,6 +193,7 @@ class Experiment:
                 "settings": {"global_batch_size": 8, "micro_batch_size": 2, "learning_rate": 1e-3},
                 "counts": {"updates": updates, "samples": 8 * updates},
                 "inputs": {"data": {"sha256": digest_json(stage)}},
+                "outputs": {"adapter": {"sha256": digest_json([arm, seed, stage])}},
                 "details": {
                     "stage": stage,
                     "id_order_hash": digest_json([stage, seed]),
@@ -240,6 +241,13 @@ class Experiment:
             "n": self.questions,
             "simulated": False,
             "degenerate": False,
+            "metric": "vqa_accuracy",
+            "model_id": f"{arm}-seed{seed}",
+            "protocol": {"kind": "textvqa", "ocr": "noocr" not in benchmark, "max_new_tokens": 16},
+            "stage_version": 4,
+            "answers_sha256": digest_json([arm, seed, benchmark]),
+            "annotations_sha256": digest_json("annotations"),
+            "questions_sha256": digest_json("questions"),
         }
         return {
             "arm": arm,

@@ -18,6 +18,7 @@ from recap.settings import CompareSettings
 
 FAST = CompareSettings(bootstrap_samples=300, permutation_samples=400)
 SCHEMA = Path(__file__).parents[3] / "config" / "schemas" / "comparison.schema.json"
+REPORT_SCHEMA = SCHEMA.with_name("evaluation_comparison_report.schema.json")
 
 
 def run(experiment: Experiment) -> dict[str, Any]:
@@ -255,3 +256,33 @@ def test_evaluation_report_has_the_old_fields_and_the_missing_ones(tmp_path: Pat
     assert report["simulated"] is False
     assert report["protocol"] == {"kind": "textvqa", "ocr_tokens": True}
     assert report["provenance"]["score_files"]
+
+
+@pytest.mark.parametrize("names", [("textvqa_ocr",), ("textvqa_ocr", "textvqa_noocr")])
+@pytest.mark.parametrize("twin", [False, True])
+def test_evaluation_report_is_valid(tmp_path: Path, names: tuple[str, ...], twin: bool) -> None:
+    inputs = load_inputs(Experiment(tmp_path, effect=0.3, twin=twin, benchmarks=names).write())
+    document, scores = compare(inputs, FAST)
+    report = json.loads(dump_json(evaluation_report(document, scores, inputs)))
+    schema = json.loads(REPORT_SCHEMA.read_text())
+    Draft202012Validator.check_schema(schema)
+    assert not list(Draft202012Validator(schema).iter_errors(report))
+    validator = Draft202012Validator(schema)
+    assert not validator.is_valid(report | {"simulated": True})
+    del report["evaluation_comparison"]["baseline_model"]["accuracy"]
+    assert not validator.is_valid(report)
+
+
+def test_provenance_tells_weights_answers_and_questions_apart(tmp_path: Path) -> None:
+    experiment = Experiment(tmp_path)
+    path = experiment.write()
+    rows = compare(load_inputs(path), FAST)[0]["provenance"]["answers"]
+    assert len({row["weights_sha256"] for row in rows}) == len(rows) == 4
+    assert len({row["answers_sha256"] for row in rows}) == 4
+    assert len({row["questions_sha256"] for row in rows}) == 1
+    assert (
+        rows[0]["generation"] | {"max_new_tokens": 16, "do_sample": False} == rows[0]["generation"]
+    )
+    experiment.edit("runs/baseline/seed1/finetune/manifest.json", lambda m: m.pop("outputs"))
+    rows = compare(load_inputs(path), FAST)[0]["provenance"]["answers"]
+    assert [row["weights_sha256"] is None for row in rows] == [True, False, False, False]

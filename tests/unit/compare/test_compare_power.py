@@ -14,6 +14,7 @@ from scipy import stats
 from recap.compare.crossed import crossed_p_value, minimum_detectable_effect
 from recap.compare.power import (
     Parts,
+    describe,
     fewest_seeds,
     plan_power,
     scaled_spread,
@@ -114,21 +115,73 @@ def test_plan_of_a_pilot(tmp_path: Path) -> None:
         plan_power(folder, 5.0, "gqa", CompareSettings())
 
 
-def test_hours_are_those_of_both_arms(tmp_path: Path) -> None:
-    folder = pilot(tmp_path)
-    path = folder / "compare/comparison_inputs.json"
+def with_costs(folder: Path, **training: float) -> Path:
+    """Add a training job and answers of every run: half an hour on two devices, and 6 minutes."""
+    path = pilot(folder) / "compare/comparison_inputs.json"
     document = json.loads(path.read_text())
-    perf = tmp_path / "perf.json"
-    perf.write_text(json.dumps({"wall_seconds": 1800.0, "world_size": 2}))
-    labels = [f"finetune {a} seed {s}" for a in ("baseline", "blip2_enhanced") for s in (1, 2)]
-    document["perf"] = [{"label": label, "path": str(perf)} for label in labels]
+    figures = {
+        "train": {"wall_seconds": 1800.0, "world_size": 2, "gpu": "H100"} | training,
+        "predict": {"wall_seconds": 180.0, "gpu": "H100"},
+        "other": {"wall_seconds": 1e6},
+    }
+    for name, content in figures.items():
+        (folder / f"{name}.json").write_text(json.dumps(content))
+    jobs = [("other", "caption blip2 shard 00000")]
+    for run in (f"{a} seed {s}" for a in ("baseline", "blip2_enhanced") for s in (1, 2)):
+        jobs.append(("train", f"finetune {run}"))
+        jobs.append(("predict", f"predict {run} textvqa_ocr.1_0"))
+        jobs.append(("predict", f"predict {run} textvqa_ocr.blank_image.1_0"))
+        jobs.append(("other", f"predict {run} textvqa_ocr_b.1_0"))
+    document["perf"] = [{"label": t, "path": str(folder / f"{name}.json")} for name, t in jobs]
     path.write_text(json.dumps(document))
-    plan = plan_power(folder, 30.0, None, CompareSettings())
-    assert plan["training_hours_of_a_run"] == pytest.approx(1.0)
-    enough = [row for row in plan["arms"][0]["designs"] if row["fewest_seeds"]]
+    return folder
+
+
+def test_hours_are_of_training_and_answers_of_both_arms(tmp_path: Path) -> None:
+    plan = plan_power(with_costs(tmp_path), 30.0, None, CompareSettings())
+    assert plan["cost_of_a_run"] == {
+        "training_hours": pytest.approx(1.0),
+        "answering_hours": pytest.approx(0.1),
+        "device": "GPU",
+    }
+    (arm,) = plan["arms"]
+    enough = [row for row in arm["designs"] if row["fewest_seeds"]]
     assert enough
     for row in enough:
-        assert row["training_hours"] == pytest.approx(2 * row["fewest_seeds"])
+        # 60 questions in the pilot; their answers grow with them, training doesn't.
+        a_run = 1.0 + 0.1 * row["questions"] / 60
+        assert row["hours"] == pytest.approx(2 * row["fewest_seeds"] * a_run)
+    assert arm["cheapest"]["hours"] == min(row["hours"] for row in enough)
+    assert "GPU hours of training and answering for both arms" in describe(plan)[-1]
+
+
+def test_training_that_went_on_after_a_kill_is_counted_whole(tmp_path: Path) -> None:
+    folder = with_costs(tmp_path, updates=40, resumed_from_update=30)
+    cost = plan_power(folder, 30.0, None, CompareSettings())["cost_of_a_run"]
+    assert cost["training_hours"] == pytest.approx(4.0)
+
+
+def test_cost_that_was_not_recorded_is_not_made_up(tmp_path: Path) -> None:
+    plan = plan_power(pilot(tmp_path), 30.0, None, CompareSettings())
+    assert plan["cost_of_a_run"] is None
+    assert {row["hours"] for row in plan["arms"][0]["designs"]} == {None}
+    assert not any("hours" in line for line in describe(plan))
+
+
+def test_effects_are_those_of_the_pilots_family(tmp_path: Path) -> None:
+    """With two benchmarks the level is halved, as in the report of the pilot."""
+    found = {}
+    for names in (("textvqa_ocr",), ("textvqa_ocr", "textvqa_noocr")):
+        folder = tmp_path / str(len(names))
+        folder.mkdir()
+        Experiment(folder, seeds=(1, 2, 3), effect=0.3, benchmarks=names).write()
+        (folder / "compare").mkdir()
+        (folder / "comparison_inputs.json").rename(folder / "compare/comparison_inputs.json")
+        plan = plan_power(folder, 5.0, "textvqa_ocr", CompareSettings())
+        designs = plan["arms"][0]["designs"]
+        found[plan["comparisons"]] = [r["detectable_by_seeds"]["3"] for r in designs]
+    for one, two in zip(found[1], found[2], strict=True):
+        assert 1.02 < two / one < 2.0
 
 
 def test_a_pilot_of_one_seed_is_refused(tmp_path: Path) -> None:

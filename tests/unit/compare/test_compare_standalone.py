@@ -54,7 +54,7 @@ def write_files(
 def test_two_upstream_files_are_scored_and_compared(tmp_path: Path) -> None:
     old = ["Nike"] * 10 + [f"word {n}" for n in range(30)]
     new = ["nike."] * 30 + [f"word {n}" for n in range(10)]
-    report = compare_answer_files(write_files(tmp_path, old, new), FAST)
+    _, report = compare_answer_files(write_files(tmp_path, old, new), FAST)
     models = report["evaluation_comparison"]
     assert models["baseline_model"]["accuracy"] == 25
     assert models["blip2_enhanced_model"]["accuracy"] == 75

@@ -198,6 +198,22 @@ def test_holm_by_hand() -> None:
     assert holm([]) == []
 
 
+@pytest.mark.parametrize("seed_sd", [0.0, 0.6])
+@pytest.mark.parametrize("effects", [(0.0,) * 4, (3.0, 0.0, 0.0, 0.0)])
+def test_family_of_benchmarks_keeps_its_level(effects: tuple[float, ...], seed_sd: float) -> None:
+    """Whatever is true of the others, equal arms are told apart somewhere in 5 % of families."""
+    rng = np.random.default_rng(19)
+    repeats, wrong, found = 500, 0, 0
+    for _ in range(repeats):
+        tables = [simulate(rng, seeds=3, images=60, effect=e, seed_sd=seed_sd) for e in effects]
+        adjusted = holm([crossed_p_value(t.mean, crossed_spread(t)) for t in tables])
+        verdicts = [p < 0.05 for p in adjusted]
+        wrong += any(v for v, effect in zip(verdicts, effects, strict=True) if effect == 0)
+        found += any(v for v, effect in zip(verdicts, effects, strict=True) if effect != 0)
+    assert wrong / repeats <= binomial_bounds(repeats, 0.05)[1]
+    assert found / repeats > 0.5 or not any(effects)
+
+
 def test_minimum_detectable_effect_is_found_at_the_stated_power() -> None:
     rng = np.random.default_rng(13)
     typical = np.mean(

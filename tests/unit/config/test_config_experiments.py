@@ -190,7 +190,8 @@ def test_every_setting_is_explained():
 def test_conda_environments_pin_what_the_lock_pins():
     import re
 
-    lock = Path("envs/requirements.lock").read_text(encoding="utf-8").lower().replace("_", "-")
+    locks = [Path("envs") / name for name in ("requirements.lock", "ocr.lock")]
+    lock = "\n".join(path.read_text(encoding="utf-8") for path in locks).lower().replace("_", "-")
     pins = dict(re.findall(r"^([a-z0-9.-]+)==(\S+)$", lock, flags=re.MULTILINE))
     pins["torch"] = re.search(
         r"torch==([\d.]+)", Path("envs/setup.sh").read_text(encoding="utf-8")
@@ -201,6 +202,39 @@ def test_conda_environments_pin_what_the_lock_pins():
         for requirement in environment["dependencies"][-1]["pip"]:
             name, version = requirement.split("==")
             assert pins[name] == version, f"{path}: {name}"
+
+
+def test_optional_lock_names_nothing_that_the_lock_has():
+    locks = [Path("envs", name).read_text() for name in ("requirements.lock", "ocr.lock")]
+    names = [{x.split("==")[0] for x in text.splitlines() if "==" in x} for text in locks]
+    assert not names[0] & names[1]
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "wanted"),
+    [
+        ("textvqa_ocr", {}, "resources/imported/textvqa/llava_textvqa_val_v051_ocr.jsonl"),
+        (
+            "textvqa_ocr",
+            {"ocr_source": "rapidocr"},
+            "results/smoke/ocr/textvqa_ocr/",
+        ),
+        ("textvqa_noocr", {"ocr_source": "rapidocr"}, "with `ocr` true"),
+        ("gqa", {"ocr_source": "rapidocr"}, "for rows of kind textvqa"),
+    ],
+)
+def test_made_ocr_tokens_take_the_place_of_the_question_file(tmp_path, name, values, wanted):
+    raw = raw_config("smoke") | {"benchmarks": [name]}
+    sheet = [x.split("\t") for x in Path(raw["sheets"]["benchmarks"]).read_text().splitlines()[1:]]
+    row = dict(zip(sheet[0], next(x for x in sheet if x[0] == name), strict=True)) | values
+    path = tmp_path / "benchmarks.tsv"
+    path.write_text("\t".join(row) + "\n" + "\t".join(row.values()) + "\n")
+    raw["sheets"]["benchmarks"] = str(path)
+    if wanted.startswith("res"):
+        assert Wiring(load_experiment(raw)).questions(name).startswith(wanted)
+    else:
+        with pytest.raises(RecapError, match=wanted):
+            load_experiment(raw)
 
 
 @pytest.mark.parametrize("base", ["mgm-7b", "mgm-13b", "mgm-8b", "mgm-7b-mistral"])

@@ -11,9 +11,11 @@ from PIL import Image
 import eval_textvqa as eval_script
 import predict_shard as predict_script
 from recap.errors import RecapError
-from recap.evaluate.model import MgmAnswerer, pad_left
+from recap.evaluate.loading import load_merged
+from recap.evaluate.model import MgmAnswerer
 from recap.evaluate.predict import PredictRequest, predict_shard
 from recap.evaluate.protocol import BenchmarkProtocol
+from recap.mgm.answering import pad_left
 from recap.mgm.checkpoint import build_model, load_checkpoint, load_tokenizer, save_checkpoint
 from recap.mgm.conversation import encode_prompt
 from recap.mgm.micro import write_micro_parts
@@ -157,9 +159,9 @@ def test_prompts_that_would_be_cut_are_refused(checkpoint, world, tmp_path):
 
 
 def test_a_placeholder_in_the_question_is_refused(checkpoint):
-    answerer = MgmAnswerer(checkpoint, PROTOCOL, FLOAT32)
+    answerer = MgmAnswerer(load_merged(checkpoint, "float32"), PROTOCOL, FLOAT32)
     with pytest.raises(RecapError, match="image placeholder"):
-        answerer.answer(["what is <image>?"], [None])
+        answerer.begin(["what is <image>?"], [None])
 
 
 def test_pad_left_lines_up_the_ends():

@@ -6,10 +6,8 @@ Nothing of theirs is kept here. Without a package index the tests skip.
 import importlib.util
 import logging
 import random
-import subprocess
 import sys
 import types
-import zipfile
 
 import pytest
 from answer_texts import random_answers
@@ -40,24 +38,9 @@ WORDS = [
 ]
 
 
-def fetch(requirement, folder):
-    """Unpack a wheel below a folder, or skip."""
-    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary", ":all:"]
-    command += ["--disable-pip-version-check", "--quiet", "--dest", str(folder), requirement]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
-    wheels = list(folder.glob("*.whl"))
-    if done.returncode or not wheels:
-        pytest.skip(f"{requirement} cannot be had here: {done.stderr.strip()[-200:]}")
-    for wheel in wheels:
-        with zipfile.ZipFile(wheel) as archive:
-            archive.extractall(folder / "unpacked")
-        wheel.unlink()
-    return folder / "unpacked"
-
-
 @pytest.fixture(scope="module")
-def lmms_eval(tmp_path_factory):
-    root = fetch("lmms-eval==0.7.3", tmp_path_factory.mktemp("lmms_eval"))
+def lmms_eval(fetch_wheels):
+    root = fetch_wheels("lmms-eval==0.7.3")
 
     def load(name):
         """Load one of its modules by path; what it imports besides stays empty."""
@@ -189,11 +172,10 @@ def test_seedbench_accuracy(lmms_eval, tmp_path):
     assert total == pytest.approx(theirs.seed_aggregation_result(rows["seed_all"]))
 
 
-def test_openpyxl_and_pandas_read_the_table(tmp_path, monkeypatch):
+def test_openpyxl_and_pandas_read_the_table(tmp_path, monkeypatch, fetch_wheels):
     import pandas
 
-    for requirement in ("openpyxl==3.1.5", "et-xmlfile==2.0.0"):
-        monkeypatch.syspath_prepend(str(fetch(requirement, tmp_path / requirement[:2])))
+    monkeypatch.syspath_prepend(str(fetch_wheels("openpyxl==3.1.5", "et-xmlfile==2.0.0")))
     cells = ["plain", 'quote " & <tag>', " outer space ", "line\nbreak", "é 中 😀", "None", ""]
     path = tmp_path / "t.xlsx"
     header = ["index", *(f"c{n}" for n in range(30))]

@@ -11,12 +11,18 @@ from recap.errors import RecapError
 from recap.evaluate.benchmarks import get_benchmark
 from recap.evaluate.benchmarks.base import Question, QuestionSet
 from recap.evaluate.controls import apply_control
+from recap.evaluate.identity import checkpoint_fingerprint
 from recap.evaluate.images import ImageSource
 from recap.evaluate.journal import open_journal
 from recap.evaluate.model import OutOfMemoryError
-from recap.evaluate.ordering import asking_order
-from recap.evaluate.predict import PredictRequest, checkpoint_fingerprint, predict_shard
+from recap.evaluate.ordering import asking_order, next_batch
+from recap.evaluate.predict import (
+    PredictRequest,
+    predict_shard,
+    predict_shards,
+)
 from recap.evaluate.protocol import BenchmarkProtocol
+from recap.mgm.parts import ModelParts
 from recap.settings import EvaluateSettings
 
 INSTRUCTION = "Answer the question using a single word or phrase."
@@ -26,11 +32,19 @@ QUESTIONS = 23
 class Reader:
     """Answers with the picture's colour and the text's length; counts what it is asked."""
 
-    def __init__(self, most_at_once=99, dies_after=None):
+    def __init__(self, most_at_once=99, dies_after=None, variants=1):
         self.most_at_once = most_at_once
         self.dies_after = dies_after
+        self.variants = variants
         self.encoded = 0
         self.batches = []
+
+    def batch_size(self, texts):
+        assert len(texts) == QUESTIONS
+        return self.size
+
+    def expect(self, count):
+        self.expected = count
 
     def prepare(self, image):
         return image.getpixel((0, 0))
@@ -39,13 +53,19 @@ class Reader:
         self.encoded += len(pixels)
         return list(pixels)
 
-    def answer(self, texts, features):
+    def begin(self, texts, features):
         if self.dies_after is not None and len(self.batches) >= self.dies_after:
             raise KeyboardInterrupt
+        assert len({feature is None for feature in features}) == 1
+        return list(texts), list(features)
+
+    def finish(self, started):
+        texts, features = started
         if len(texts) > self.most_at_once:
             raise OutOfMemoryError
-        self.batches.append(list(texts))
-        return [f"{f} {len(t)}" for t, f in zip(texts, features, strict=True)]
+        self.batches.append(texts)
+        found = [f"{f} {len(t)}" for t, f in zip(texts, features, strict=True)]
+        return [[text + "!" * variant for text in found] for variant in range(self.variants)]
 
     def facts(self):
         return {"device": "none"}
@@ -89,6 +109,7 @@ def request(world, count=1, index=0, batch_size=4, **changes):
 
 
 def answers_of(made, reader):
+    reader.size = made.settings.batch_size
     predict_shard(made, lambda: reader)
     return made.answers.read_bytes()
 
@@ -146,13 +167,55 @@ def test_each_distinct_image_is_encoded_once(world):
 def test_a_killed_shard_goes_on_where_it_stopped(world):
     whole = answers_of(request(world, state_dir=world / "other"), Reader())
     (world / "answers/1_0.jsonl").unlink()
+    dying = Reader(dies_after=2)
     with pytest.raises(KeyboardInterrupt):
-        predict_shard(request(world), lambda: Reader(dies_after=2))
+        answers_of(request(world), dying)
     assert not (world / "answers/1_0.jsonl").exists()
+    done = sum(map(len, dying.batches))
+    assert 0 < done < QUESTIONS
     reader = Reader()
     assert answers_of(request(world, batch_size=3), reader) == whole
-    assert sum(map(len, reader.batches)) == QUESTIONS - 8
-    assert json.loads((world / "perf.json").read_text())["resumed_answers"] == 8
+    assert sum(map(len, reader.batches)) == QUESTIONS - done
+    assert json.loads((world / "perf.json").read_text())["resumed_answers"] == done
+
+
+def test_variants_of_a_model_are_asked_in_one_pass_and_go_on_where_each_stopped(world, monkeypatch):
+    monkeypatch.setattr("recap.evaluate.identity._base_fingerprint", lambda parts: "a base")
+    parts = ModelParts(world, world, world)
+    first, second = (
+        request(
+            world, parts=parts, model_id=name, state_dir=world / f"state-{name}",
+            answers=world / name / "1_0.jsonl", perf=world / f"{name}.json",
+        )
+        for name in ("a", "b")
+    )  # fmt: skip
+    reader = Reader(variants=2)
+    reader.size = 4
+    predict_shards([first, second], lambda: reader)
+    texts = [[json.loads(row)["text"] for row in r.answers.open()] for r in (first, second)]
+    assert [text + "!" for text in texts[0]] == texts[1]
+    assert json.loads((world / "b.json").read_text())["model_id"] == "b"
+
+    (journal,) = (world / "state-b").iterdir()
+    kept = journal.read_bytes().splitlines(keepends=True)[:9]
+    journal.write_bytes(b"".join(kept))
+    again = Reader(variants=2)
+    again.size = 4
+    predict_shards([first, second], lambda: again)
+    assert sum(map(len, again.batches)) == QUESTIONS - 8
+    assert [json.loads(row)["text"] for row in second.answers.open()] == texts[1]
+    (journal,) = (world / "state-a").iterdir()
+    assert journal.read_bytes().count(b"\n") == QUESTIONS + 1
+
+
+def test_models_that_one_pass_cannot_serve_are_refused(world):
+    two = [request(world), request(world, model_id="other")]
+    with pytest.raises(RecapError, match="adapters of one base"):
+        predict_shards(two, Reader)
+    parts = ModelParts(world, world, world)
+    two = [replace(made, parts=parts) for made in two]
+    with pytest.raises(RecapError, match="same questions"):
+        predict_shards([two[0], replace(two[1], control="blank_image")], Reader)
 
 
 @pytest.mark.parametrize("damage", ["mid-line", "no newline", "garbage", "zeros", "header"])
@@ -196,7 +259,7 @@ def test_the_model_is_not_loaded_when_everything_is_answered(world):
     [
         {"protocol": BenchmarkProtocol(kind="textvqa", ocr=True, max_new_tokens=5)},
         {"control": "blank_image"},
-        {"settings": EvaluateSettings(dtype="float32")},
+        {"settings": EvaluateSettings(dtype="float32", batch_size=4)},
         "model",
         "questions",
     ],
@@ -228,11 +291,11 @@ def test_out_of_memory_halves_the_batch(world):
     whole = answers_of(request(world, state_dir=world / "other"), Reader())
     reader = Reader(most_at_once=3)
     assert answers_of(request(world, batch_size=16), reader) == whole
-    assert max(map(len, reader.batches)) == 2
+    assert max(map(len, reader.batches)) == 3
     perf = json.loads((world / "perf.json").read_text())
-    assert perf["batch_size_used"] == 2 and perf["batch_halvings"] == 3
+    assert perf["batch_size_used"] == 3 and perf["batch_halvings"] == 2
     with pytest.raises(RecapError, match="one question alone"):
-        predict_shard(request(world, state_dir=world / "third"), lambda: Reader(most_at_once=0))
+        answers_of(request(world, state_dir=world / "third"), Reader(most_at_once=0))
 
 
 def test_asking_order_groups_images_and_sorts_by_length():
@@ -241,6 +304,23 @@ def test_asking_order_groups_images_and_sorts_by_length():
 
     asked = [question(0, "a", 9), question(1, "b", 3), question(2, "a", 2), question(3, "c", 4)]
     assert [q.line for q in asking_order(asked)] == [1, 3, 2, 0]
+
+
+def test_batches_keep_the_questions_of_a_picture_together():
+    names = ["a", "a", "b", "b", "b", "c", "d", "d", "d", "d", "d", None, None]
+    asked = [Question(line, "p", "x", name, line) for line, name in enumerate(names)]
+
+    def sizes(limit):
+        start, found = 0, []
+        while start < len(asked):
+            found.append(len(next_batch(asked, start, limit)))
+            start += found[-1]
+        return found
+
+    assert sizes(4) == [2, 4, 4, 1, 2]  # d has more questions than a batch holds
+    assert sizes(6) == [6, 5, 2]  # questions without a picture stay among themselves
+    assert sizes(64) == [11, 2]
+    assert sizes(1) == [1] * 13
 
 
 def test_blank_control_hides_the_picture_and_says_so(world):

@@ -153,6 +153,7 @@ def test_score_matches_on_image_and_lower_case_question(annotations):
         "question_type": "brand",
         "has_ocr": True,
         "truth": "nike (10)",
+        "answer_words": 1,
     }
 
 
@@ -213,3 +214,20 @@ def test_the_5000_public_questions(tmp_path):
     keys = {(q.question_id, extract_question(q.prompt).lower()) for q in questions}
     assert len(keys) == 5000
     assert len({q.key for q in TEXTVQA.load(path, WITHOUT).questions}) == 5000
+
+
+@pytest.mark.parametrize(
+    ("references", "words"),
+    [
+        (["Nike"] * 10, 1),
+        (["Coca-Cola"] * 6 + ["pepsi"] * 4, 2),
+        (["the A"] * 10, 0),
+        (["new york city"] * 5 + ["ny"] * 5, 3),
+    ],
+)
+def test_length_is_that_of_the_answer_most_annotators_gave(tmp_path, references, words):
+    entry = {"image_id": "i1", "question": "What brand is it?", "answers": references}
+    path = tmp_path / "a.json"
+    path.write_text(json.dumps({"data": [entry]}))
+    (row,) = TEXTVQA.score([answer(text="a very long answer")], path, WITH).rows
+    assert row["answer_words"] == words

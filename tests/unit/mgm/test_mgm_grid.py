@@ -257,6 +257,7 @@ def hd_adapter(hd_parts, tmp_path_factory):
 
 
 def test_check_merge_parity_and_evaluation(hd_parts, hd_adapter, mgm_questions, tmp_path):
+    from recap.evaluate.loading import load_merged
     from recap.evaluate.model import MgmAnswerer
     from recap.evaluate.protocol import BenchmarkProtocol
 
@@ -270,16 +271,19 @@ def test_check_merge_parity_and_evaluation(hd_parts, hd_adapter, mgm_questions, 
     )  # fmt: skip
     assert report["passed"]
     protocol = BenchmarkProtocol(kind="textvqa", max_new_tokens=3)
-    answerer = MgmAnswerer(merged, protocol, EvaluateSettings(dtype="float32"))
+    settings = EvaluateSettings(dtype="float32")
+    answerer = MgmAnswerer(load_merged(merged, "float32"), protocol, settings)
     picture = Image.fromarray(np.random.default_rng(0).integers(0, 255, (90, 60, 3), np.uint8))
     pixels = answerer.prepare(picture)
     assert pixels.shape == (3, 256, 256)
     (feature,) = answerer.encode([pixels])
-    assert feature.shape == (320, 128)
-    mixed = answerer.answer(["what is this?", "a text"], [feature, None])
-    assert mixed[:1] == answerer.answer(["what is this?"], [feature])
+    assert feature.shape == (1, 320, 128)
+    asked = ["what is this?", "and why?"]
+    (both,) = answerer.finish(answerer.begin(asked, [feature, feature]))
+    single = [answerer.finish(answerer.begin([text], [feature]))[0][0] for text in asked]
+    assert both == single
     with pytest.raises(RecapError, match="tokenizer_model_max_length is 2048"):
-        answerer.answer(["why " * 2000], [feature])
+        answerer.begin(["why " * 2000], [feature])
 
 
 def test_an_adapter_of_another_layout_is_refused(mgm_parts, hd_parts, hd_adapter, tmp_path):

@@ -97,7 +97,21 @@ def test_choices_are_kept_by_what_they_depend_on(tmp_path: Path) -> None:
     assert document["trials"][0]["reserved_gib"] == 20.0
     nowhere = ProbeCache(None, {})
     nowhere.write(chosen, [])
+    nowhere.correct(1)
     assert nowhere.read() is None
+
+
+def test_a_choice_that_ran_out_of_memory_is_lowered_for_later_runs(tmp_path: Path) -> None:
+    cache = ProbeCache(tmp_path, {"gpu": "a"})
+    cache.correct(2)
+    assert cache.read() is None
+    cache.write(Execution(8, 0.5, True), [Trial(8, 0.5, True, 20.0, 30.0)])
+    cache.correct(4)
+    assert cache.read() == Execution(4, 0.5, True)
+    cache.correct(6)
+    assert cache.read() == Execution(4, 0.5, True)
+    [path] = tmp_path.iterdir()
+    assert read_json(path)["lowered_by_a_run"] is True
 
 
 def test_a_share_of_the_layers_is_checkpointed(mgm) -> None:

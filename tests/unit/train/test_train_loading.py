@@ -3,6 +3,8 @@
 import multiprocessing
 import os
 import signal
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -54,6 +56,38 @@ def test_workers_outlive_a_signal_to_the_whole_job(number: signal.Signals) -> No
         os.kill(worker.pid, number)
     found += read(updates)
     assert found == WANTED
+
+
+FAILING = """
+import torch
+from recap.train.collate import Collator
+from recap.train.loading import UpdateLoader
+
+class Toy:
+    def __getitem__(self, index):
+        return {"input_ids": [index], "labels": [-100], "image": None}
+
+def train():
+    passes = [[[(index,)]] for index in range(50)]
+    updates = iter(UpdateLoader(Toy(), Collator(), passes, lambda: 0, torch.device("cpu"), 1, 1))
+    next(updates).next()
+    raise ValueError("broken in mid-run")
+
+train()
+"""
+
+
+def test_a_rank_that_fails_in_mid_run_ends_at_once() -> None:
+    failed = subprocess.run(
+        [sys.executable, "-c", FAILING],
+        env=os.environ | {"PYTHONPATH": "scripts"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert failed.returncode == 1
+    assert failed.stderr.splitlines()[-1] == "ValueError: broken in mid-run"
 
 
 def test_reading_leaves_the_global_random_state_alone() -> None:

@@ -140,6 +140,16 @@ def test_state_of_other_settings_is_not_continued(command, tmp_path: Path) -> No
     assert "continuing" not in log
 
 
+def test_a_smaller_micro_batch_goes_on_from_the_checkpoint(command, tmp_path: Path) -> None:
+    process = processes.start(command(tmp_path), tmp_path / "log")
+    processes.wait_for(lambda: checkpoint(tmp_path, 3) is not None, process)
+    os.kill(process.pid, signal.SIGKILL)
+    process.join()
+    changed = {"micro_batch_size": 1, "gradient_checkpointing": True}
+    log = run_to_the_end(command(tmp_path, **changed), tmp_path)
+    assert "continuing" in log
+
+
 @pytest.mark.slow
 def test_random_kills_change_no_byte(tmp_path: Path) -> None:
     command = [sys.executable, "benchmarks/kills.py", "--runs", "2", "--kills", "3", "--seed", "3"]

@@ -70,6 +70,7 @@ def test_pretrain_writes_what_it_declares(world, pretrained: Path) -> None:
         assert row["samples_per_second"] == pytest.approx(8 / row["seconds"], rel=1e-3)
         assert row["tokens_per_second"] > row["samples_per_second"]
         assert row["memory_mib"] > 0
+        assert 0 < row["loading_seconds"] < row["seconds"]
         assert row["micro_batch_size"] == 4
     metrics = read_json(pretrained / "metrics.json")
     assert metrics["final_loss"] == rows[-1]["loss"]

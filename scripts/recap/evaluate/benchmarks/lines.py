@@ -66,6 +66,16 @@ class LineBenchmark(Benchmark):
         return ""
 
 
+class YesNoBenchmark(LineBenchmark):
+    """A benchmark whose questions are answered by yes or no."""
+
+    closed_answers = True
+
+    def admitted_answers(self, question: Question) -> tuple[str, ...]:
+        """Return yes and no."""
+        return "Yes", "No"
+
+
 class ReferencedBenchmark(LineBenchmark):
     """A benchmark with an annotation a question, whose answers are scored one by one."""
 
@@ -179,6 +189,7 @@ def score_row(
     accuracy: float,
     question_type: str,
     truth: str,
+    answer_words: int | None = None,
 ) -> Row:
     """Return a score row as :class:`~.base.Scores` defines it, for a prompt without OCR."""
     return {
@@ -191,6 +202,7 @@ def score_row(
         "question_type": question_type,
         "has_ocr": False,
         "truth": truth,
+        "answer_words": answer_words,
     }
 
 

@@ -83,6 +83,7 @@ def _score_row(answer: Answer, entry: dict[str, Any]) -> Row:
         accuracy=float(given == entry["answer"]),
         question_type=structure,
         truth=entry["answer"],
+        answer_words=len(str(entry["answer"]).split()),
     )
     # GQA's eval.py: questions that query are open, all others binary.
     return row | {"answer_kind": "open" if structure == "query" else "binary"}

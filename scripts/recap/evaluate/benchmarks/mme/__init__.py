@@ -12,15 +12,15 @@ from typing import Any
 
 from ...answers import Answer
 from ...protocol import BenchmarkProtocol
-from ..base import Question, Scores
-from ..lines import LineBenchmark, Row, coverage, pair_answers, score_row
+from ..base import Scores
+from ..lines import Row, YesNoBenchmark, coverage, pair_answers, score_row
 from .figures import TASKS, mme_figures
 from .keys import key_of, read_keys
 
 _CHARACTERS_READ = 4
 
 
-class Mme(LineBenchmark):
+class Mme(YesNoBenchmark):
     """Yes or no, two questions a picture, with extra credit for both.
 
     ``accuracy`` is the share of a task's points that a question earns: half for
@@ -30,7 +30,6 @@ class Mme(LineBenchmark):
 
     title = "MME"
     metric = "share_of_points"
-    closed_answers = True
 
     def row_fault(self, row: Mapping[str, Any]) -> str:
         """Return what is wrong with a question id, which must name task and picture."""
@@ -38,10 +37,6 @@ class Mme(LineBenchmark):
         if picture and task in TASKS:
             return ""
         return f"question_id must be <task>/<picture>, with a task of {', '.join(TASKS)}"
-
-    def admitted_answers(self, question: Question) -> tuple[str, ...]:
-        """Return yes and no."""
-        return "Yes", "No"
 
     def score(
         self,

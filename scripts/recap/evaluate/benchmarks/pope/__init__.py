@@ -15,28 +15,23 @@ from ....io import numbered_jsonl
 from ...answers import Answer, answer_key
 from ...protocol import BenchmarkProtocol
 from ..base import Question, Scores
-from ..lines import LineBenchmark, first_line
+from ..lines import YesNoBenchmark, first_line
 
 CATEGORIES = ("random", "popular", "adversarial")
 _NEGATIONS = {"No", "not", "no"}
 
 
-class Pope(LineBenchmark):
+class Pope(YesNoBenchmark):
     """Yes or no; the positive class is yes."""
 
     title = "POPE"
     needed = ("category",)
     metric = "yes_no_accuracy"
-    closed_answers = True
 
     def row_fault(self, row: Mapping[str, Any]) -> str:
         """Return what is wrong with a category."""
         known = row["category"] in CATEGORIES
         return "" if known else f"category {row['category']!r} is none of {', '.join(CATEGORIES)}"
-
-    def admitted_answers(self, question: Question) -> tuple[str, ...]:
-        """Return yes and no."""
-        return "Yes", "No"
 
     def score(
         self,

@@ -14,7 +14,7 @@ from ...answers import Answer
 from ...protocol import BenchmarkProtocol
 from ..base import Benchmark, Question, QuestionSet, Scores, breakdown, check_questions
 from ..lines import replace_instruction
-from .accuracy import ANNOTATORS, most_given, reference_scores
+from .accuracy import ANNOTATORS, most_given, reference_scores, reference_words
 from .normalize import normalize_answer
 from .prompts import (
     drop_ocr,
@@ -160,6 +160,7 @@ def _score_row(answer: Answer, question: str, references: list[str]) -> dict[str
         "question_type": question_type(question),
         "has_ocr": has_ocr_tokens(answer["prompt"]),
         "truth": most_given(references),
+        "answer_words": reference_words(references),
     }
 
 

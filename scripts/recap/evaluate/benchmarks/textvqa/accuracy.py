@@ -36,6 +36,15 @@ def soft_accuracy(prediction: str, references: Sequence[str]) -> float:
     return reference_scores(references).get(normalize_answer(prediction), 0.0)
 
 
+def reference_words(references: Sequence[str]) -> int:
+    """Return the number of words of the normalised answer that most annotators gave.
+
+    Of answers given equally often the first counts.
+    """
+    counts = Counter(normalize_answer(answer) for answer in references)
+    return len(counts.most_common(1)[0][0].split())
+
+
 def most_given(references: Sequence[str]) -> str:
     """Return the annotators' three most frequent answers with their counts."""
     counts = Counter(normalize_answer(answer) for answer in references)

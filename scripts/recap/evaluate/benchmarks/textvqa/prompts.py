@@ -1,6 +1,7 @@
 """TextVQA's prompt: with OCR tokens, without them, and back to the question."""
 
 import re
+from collections.abc import Sequence
 
 _OCR_LINE = "Reference OCR token:"
 _ONE_LINE = re.compile(r"Question: (.*?) Short answer:", re.DOTALL)
@@ -50,6 +51,18 @@ def drop_ocr(prompt: str) -> str:
     if len(kept) != 2 or len(lines) - len(kept) > 1:
         raise ValueError("expected a question, at most one line of OCR tokens, an instruction")
     return "\n".join(kept)
+
+
+def add_ocr(prompt: str, tokens: Sequence[str]) -> str:
+    """Return a prompt of two lines with a line of OCR tokens between them.
+
+    No token leaves ``Reference OCR token: `` with its blank, as LLaVA's file has it.
+
+    Raises:
+        ValueError: if the prompt isn't a question and an instruction.
+    """
+    question, instruction = prompt.split("\n")
+    return f"{question}\n{_OCR_LINE} {', '.join(tokens)}\n{instruction}"
 
 
 def extract_question(prompt: str) -> str:

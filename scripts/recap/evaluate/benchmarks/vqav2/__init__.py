@@ -24,7 +24,7 @@ from ..lines import (
     question_key,
     score_row,
 )
-from ..textvqa.accuracy import ANNOTATORS, most_given, reference_scores
+from ..textvqa.accuracy import ANNOTATORS, most_given, reference_scores, reference_words
 from ..textvqa.normalize import normalize_answer
 
 _NEEDED = ("question_id", "image_id", "answers")
@@ -117,6 +117,7 @@ def _score_row(answer: Answer, entry: dict[str, Any]) -> Row:
         accuracy=reference_scores(references).get(normalized, 0.0),
         question_type=str(entry.get("answer_type", "unknown")),
         truth=most_given(references),
+        answer_words=reference_words(references),
     )
 
 
