@@ -294,22 +294,15 @@ def test_a_full_disk_ends_the_run_and_the_next_one_goes_on(project: Project) -> 
     if mounted.returncode:
         pytest.skip(f"no file system of its own to fill: {mounted.stderr}")
     try:
-        (small / "filled").write_bytes(b"x" * 12_288)
-        (project.folder / "a.state.json").symlink_to(small / "a.state.json")
-        (project.folder / "work.py").unlink()
-        text = (client.ROOT / "tests/slurm/work.py").read_text()
-        # writes the state beside the link's target, where nothing fits
-        text = text.replace('Path(f"{args.name}.state.json")', 'Path("small/a.state.json")')
-        (project.folder / "work.py").write_text(text)
-        (small / "more").write_bytes(b"y" * 4096)
-        output = end(project.start(steps=8), code=1)
+        (small / "filled").write_bytes(b"x" * 16_384)
+        run = project.start(steps=8, options="--state small/state.json")
+        output = end(run, code=1)
         assert project.kinds() == ["disk_full"]
         assert "free space or raise the quota" in output
-        (small / "more").unlink()
         (small / "filled").unlink()
         for name in ("a.steps", "a.attempts"):
             (project.folder / name).unlink(missing_ok=True)
-        end(project.start(steps=8))
+        end(project.start(steps=8, options="--state small/state.json"))
         project.check_result(steps=8)
     finally:
         client.run("umount", str(small))

@@ -21,6 +21,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--steps", type=int, default=20)
     p.add_argument("--seconds", type=float, default=0.5, help="of a step")
     p.add_argument("--out", type=Path, required=True)
+    p.add_argument("--state", type=Path, help="where it is kept, if not beside the rest")
     p.add_argument("--megabytes", type=int, default=0, help="of memory to use")
     return p
 
@@ -30,7 +31,7 @@ def main(args: argparse.Namespace) -> None:
     names = ("SLURM_JOB_ID", "SLURMD_NODENAME", "CUDA_VISIBLE_DEVICES")
     note(f"{args.name}.attempts", " ".join(os.environ.get(name, "-") for name in names))
     filled = bytearray(b"x") * (args.megabytes << 20)
-    state = Path(f"{args.name}.state.json")
+    state = args.state or Path(f"{args.name}.state.json")
     done, chain = read_json(state) if state.exists() else (0, "")
     if done:
         logger.info("continuing after update %d from %s", done, state)
