@@ -67,12 +67,11 @@ class Supervision:
         if not left:
             return
         numbers = " ".join(job.number for job in left)
+        # Snakemake's formatter takes messages as they are, without arguments.
         logger.warning(
-            "An earlier run of this folder left %d jobs behind: %s. Waiting until they end, so "
-            "that nothing is done twice. To do without them: scancel %s",
-            len(left),
-            _described(left),
-            numbers,
+            f"An earlier run of this folder left {len(left)} jobs behind: {_described(left)}. "
+            "Waiting until they end, so that nothing is done twice. To do without them: "
+            f"scancel {numbers}"
         )
         while live_jobs(folder):
             time.sleep(_PAUSE_SECONDS)
