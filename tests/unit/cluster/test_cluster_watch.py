@@ -1,13 +1,18 @@
 """A small workflow whose jobs fail in every way that can be had on one machine."""
 
+import inspect
 import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from snakemake_executor_plugin_slurm import Executor
+from snakemake_executor_plugin_slurm.submit_string import get_submit_command
 
 from recap.cluster.records import read_failures
+from recap.cluster.supervision import Supervision
 
 ROOT = Path(__file__).resolve().parents[3]
 SNAKEFILE = """
@@ -131,3 +136,19 @@ def test_the_run_ends_with_what_to_do(run) -> None:
     assert "work (how=data)\n    class     bad_data, exit code 2, after 1 attempt\n" in digest
     assert "      | ERROR recap.cli: corpus.jsonl, line 3: no id" in digest
     assert "(2 x out_of_memory, 4 x stopped, 2 x unknown)" in digest
+
+
+def test_a_node_to_avoid_is_left_out_of_what_the_pinned_plugin_submits() -> None:
+    """The plugin keeps such nodes for itself; this is the one place where we reach into it."""
+    source = inspect.getsource(Executor)
+    assert "self._failed_nodes = set()" in source
+    assert "failed_nodes=self._failed_nodes" in source
+    executor = SimpleNamespace(_failed_nodes=set())
+    workflow = SimpleNamespace(is_main_process=False, scheduler=SimpleNamespace(_executor=executor))
+    Supervision(workflow, Path("failures.json"))._avoid("gpu7")
+    job = SimpleNamespace(threads=1, resources={})
+    parameters = dict.fromkeys(
+        ("run_uuid", "slurm_logfile", "comment_str", "account", "partition", "workdir"), "x"
+    )
+    line = get_submit_command(job, parameters, failed_nodes=executor._failed_nodes)
+    assert " --exclude=gpu7 " in line
