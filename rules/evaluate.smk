@@ -4,6 +4,7 @@ rule predict_shard:
         merged="results/{experiment}/runs/{arm}/seed{seed}/merged/manifest.json",
         parity="results/{experiment}/runs/{arm}/seed{seed}/parity.json",
         questions=lambda wildcards: WIRING.questions(wildcards.benchmark),
+        preflight=ancient(PREFLIGHT.reports("model")),
     output:
         answers="results/{experiment}/eval/{arm}/seed{seed}/{benchmark}{control}/answers/{chunks}_{chunk}.jsonl",
         perf="results/{experiment}/perf/predict_shard/{arm}.seed{seed}.{benchmark}{control}.{chunks}_{chunk}.json",
@@ -15,7 +16,7 @@ rule predict_shard:
         "../envs/vlm.yaml"
     threads: COMPUTE.gpu_threads
     resources:
-        gpu=COMPUTE.gpus,
+        **GPUS,
         lease=LEASE,
         mem_mb=megabytes(COMPUTE.model_mem_mb),
         runtime=minutes(COMPUTE.runtime_minutes),

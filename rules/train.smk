@@ -4,6 +4,7 @@ rule pretrain:
         **WIRING.base_manifests(),
         data=lambda wildcards: WIRING.train_data(wildcards.arm),
         held_out=list(HELD_OUT.sets("pretrain").values()),
+        preflight=ancient(PREFLIGHT.reports("train")),
     output:
         projector="results/{experiment}/runs/{arm}/seed{seed}/pretrain/mm_projector.safetensors",
         telemetry="results/{experiment}/runs/{arm}/seed{seed}/pretrain/telemetry.jsonl",

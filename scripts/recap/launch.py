@@ -168,7 +168,7 @@ def run_experiment(experiment: str) -> None:
         RecapError: if the run did not finish.
         StoppedByUserError: on Ctrl-C.
     """
-    common = ("--profile", "profiles/default", "--config", f"experiment={experiment}")
+    common = ("--profile", "profiles/local", "--config", f"experiment={experiment}")
     again = f"make demo EXPERIMENT={experiment}"
     started = time.time()
     try:

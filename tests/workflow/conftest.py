@@ -50,7 +50,7 @@ class Project:
     ) -> subprocess.CompletedProcess[str]:
         """Run Snakemake on the smoke experiment, or on the one that ``config`` names."""
         settings = ("--config", f"experiment={EXPERIMENT}", *config, *arguments, *targets)
-        return self.run("snakemake", "--profile", "profiles/default", *settings, check=check)
+        return self.run("snakemake", "--profile", "profiles/local", *settings, check=check)
 
     def plan(self, *config: str) -> dict[str, list[str]]:
         """Return the jobs of a dry run: rule name to the wildcards of each job."""

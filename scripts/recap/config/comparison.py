@@ -60,7 +60,7 @@ class ComparisonWiring:
             "settings": {key: getattr(config, key).model_dump(mode="json") for key in _SHOWN},
             "commands": [
                 "make setup",
-                f"snakemake --profile profiles/default --config experiment={config.experiment}",
+                f"snakemake --profile profiles/local --config experiment={config.experiment}",
             ],
         }
 
