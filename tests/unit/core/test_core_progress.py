@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import stat
 import sys
 import threading
@@ -153,7 +154,15 @@ def test_a_failure_shows_the_cause_and_the_command_to_go_on(project, stand_in, c
     assert "key `x` is unknown" in capsys.readouterr().err
 
 
-def test_ctrl_c_waits_and_says_what_is_kept(project, stand_in):
+@pytest.fixture
+def heeds_ctrl_c():
+    """A test run started in the background ignores SIGINT, and so would its children."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_ctrl_c_waits_and_says_what_is_kept(project, stand_in, heeds_ctrl_c):
     stand_in("trap 'sleep 0.2; touch ended; exit 1' INT; touch begun; while :; do sleep 0.05; done")
 
     def press() -> None:
