@@ -13,16 +13,14 @@ from .inputs import ComparisonInputs
 Row = dict[str, Any]
 
 
-class PlannedStage(BaseModel):
-    """What a stage was expected to take; other keys of a plan are passed over."""
+class PlannedRule(BaseModel):
+    """What a rule's jobs were expected to take; other keys of a plan are passed over."""
 
     model_config = ConfigDict(extra="ignore", frozen=True)
 
-    stage: str = Field(description="the rule")
-    arms: list[str] = Field(
-        default=[], description="the arms it works for; none: the number is for all of them"
-    )
-    seconds: float = Field(ge=0, description="wall time of its jobs, summed")
+    rule: str = Field(description="its name")
+    jobs: int = Field(ge=1, description="jobs that were planned")
+    seconds: float = Field(ge=0, description="wall time of these jobs, summed")
 
 
 class Plan(BaseModel):
@@ -30,7 +28,7 @@ class Plan(BaseModel):
 
     model_config = ConfigDict(extra="ignore", frozen=True)
 
-    stages: list[PlannedStage]
+    rules: list[PlannedRule]
 
 
 def read_plan(path: Path | None) -> Plan | None:
@@ -76,7 +74,7 @@ def cost_table(inputs: ComparisonInputs, plan: Plan | None) -> Row:
             shares[arm] = (seconds + part * _wall(figures), gpu + part * _gpu(figures))
     rows = [_summary(stage, arms, unit, jobs) for (stage, arms, unit), jobs in groups.items()]
     for row in rows:
-        row["planned"] = _planned(plan, row["stage"], row["arms"], rows)
+        row["planned"] = _planned(plan, row)
     known = [row["planned"] for row in rows if row["planned"] is not None]
     return {
         "rows": rows,
@@ -122,20 +120,9 @@ def _gpu(job: Row) -> float:
     return _wall(job) * int(job.get("world_size", 1)) if "gpu" in job else 0.0
 
 
-def _planned(plan: Plan | None, stage: str, arms: list[str], rows: list[Row]) -> float | None:
-    """Return the planned seconds of a row; a plan for all arms is divided by jobs."""
-    if plan is None:
-        return None
-    same = [entry for entry in plan.stages if entry.stage == stage]
-    own = [entry.seconds for entry in same if sorted(entry.arms) == sorted(arms)]
-    if own:
-        return sum(own)
-    common = [entry.seconds for entry in same if not entry.arms]
-    if not common:
-        return None
-    jobs = {"all": 0, "own": 0}
-    for row in rows:
-        if row["stage"] == stage:
-            jobs["all"] += row["jobs"]
-            jobs["own"] += row["jobs"] if row["arms"] == arms else 0
-    return sum(common) * jobs["own"] / jobs["all"]
+def _planned(plan: Plan | None, row: Row) -> float | None:
+    """Return the planned seconds of a row: its jobs, at what a job of its rule was planned with."""
+    for rule in plan.rules if plan else ():
+        if rule.rule == row["stage"]:
+            return float(rule.seconds / rule.jobs * row["jobs"])
+    return None

@@ -159,9 +159,11 @@ def test_costs_by_stage_and_arm_worked_out_by_hand(tmp_path: Path) -> None:
         ("pretrain", ["a"], {**gpu, "wall_seconds": 60.0}),
         ("pretrain", ["b"], gpu),
     ]
-    plan = {"pretrain": 390.0, "caption_shard": 15.0, "unknown": 5.0}
-    stages = [{"stage": name, "seconds": seconds} for name, seconds in plan.items()]
-    costs = cost_table(inputs(tmp_path, jobs), Plan.model_validate({"stages": stages}))
+    plan = {"pretrain": (6, 780.0), "caption_shard": (1, 15.0), "unknown": (1, 5.0)}
+    rules = [
+        {"rule": name, "jobs": count, "seconds": seconds} for name, (count, seconds) in plan.items()
+    ]
+    costs = cost_table(inputs(tmp_path, jobs), Plan.model_validate({"rules": rules}))
     rows = {(row["stage"], *row["arms"]): row for row in costs["rows"]}
     assert [row["seconds"] for row in rows.values()] == [30, 160, 100]
     assert rows["pretrain", "a"]["gpu_seconds"] == 320
@@ -170,13 +172,13 @@ def test_costs_by_stage_and_arm_worked_out_by_hand(tmp_path: Path) -> None:
         {"arm": "a", "seconds": 175.0, "gpu_seconds": 320.0},
         {"arm": "b", "seconds": 115.0, "gpu_seconds": 200.0},
     ]
-    # A plan for all arms is divided by jobs: two of three are a's.
+    # Six jobs were planned, three of which left figures: two of a, one of b.
     assert [row["planned"] for row in rows.values()] == [15, 260, 130]
     assert costs["total"]["planned"] == 405
     assert costs["total"]["of_planned"] == 290
-    own = [{"stage": "pretrain", "arms": ["b"], "seconds": 7.0}]
-    costs = cost_table(inputs(tmp_path, jobs), Plan.model_validate({"stages": own}))
-    assert [row["planned"] for row in costs["rows"]] == [None, None, 7]
+    own = [{"rule": "caption_shard", "jobs": 1, "seconds": 7.0}]
+    costs = cost_table(inputs(tmp_path, jobs), Plan.model_validate({"rules": own}))
+    assert [row["planned"] for row in costs["rows"]] == [7, None, None]
     assert not cost_table(inputs(tmp_path, jobs), None)["planned"]
 
 
@@ -185,17 +187,17 @@ def test_a_plan_is_shown_where_it_exists(tmp_path: Path) -> None:
     text = build_page(experiment).read_text(encoding="utf-8")
     assert "no plan was written before the run" in text
     assert ">actual / planned<" not in text
-    plan = {"stages": [{"stage": "finetune", "seconds": 50.0, "jobs": 2}], "other": 1}
+    plan = {"rules": [{"rule": "finetune", "seconds": 50.0, "jobs": 2}], "other": 1}
     (tmp_path / "plan.json").write_text(json.dumps(plan))
     text = build_page(experiment, "planned").read_text(encoding="utf-8")
     assert "50.0 s were planned for jobs that took 25.0 s" in text
     assert ">actual / planned<" in text
 
 
-@pytest.mark.parametrize("text", ["{}", '{"stages": [{"stage": "x", "seconds": -1}]}'])
+@pytest.mark.parametrize("text", ["{}", '{"rules": [{"rule": "x", "jobs": 1, "seconds": -1}]}'])
 def test_a_broken_plan_is_named(tmp_path: Path, text: str) -> None:
     path = tmp_path / "plan.json"
     path.write_text(text)
-    with pytest.raises(RecapError, match=r"plan\.json: `stages"):
+    with pytest.raises(RecapError, match=r"plan\.json: `rules"):
         read_plan(path)
     assert read_plan(tmp_path / "none.json") is None
