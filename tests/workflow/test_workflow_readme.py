@@ -64,8 +64,9 @@ def _bring_corpus(clone) -> None:
     if own.exists():
         return
     own.mkdir()
-    lines = (world / "corpus.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
-    (own / "records.jsonl").write_text("".join(lines[: len(lines) // 8]), encoding="utf-8")
+    # As bytes: a line further down is no UTF-8, on purpose.
+    lines = (world / "corpus.jsonl").read_bytes().splitlines(keepends=True)
+    (own / "records.jsonl").write_bytes(b"".join(lines[: len(lines) // 8]))
     (own / "llava.json").write_bytes((world / "original.json").read_bytes())
     shutil.copytree(world / "images", own / "images")
 
