@@ -2,13 +2,16 @@
 PYTHON ?= python3
 BIN := .venv/bin
 EXPERIMENT ?= demo
+PROFILE ?= profiles/local
+GPUS ?= 1
+GPU_SPEED ?= 1
 CORPUS ?=
 ORIGINAL ?=
 RESULTS ?=
 REAL ?=
 ROWS ?=
 
-.PHONY: help demo demo-full ocr test test-slow test-oracle test-slurm calibrate docs lint format setup plan lock-models clean
+.PHONY: help demo demo-full ocr test test-slow test-oracle test-slurm calibrate docs lint format setup plan install-profile status report-zip lock-models clean
 
 help: ## show this help
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -52,11 +55,22 @@ lint: setup ## only the static checks
 format: setup ## rewrite the code in the project's format
 	@$(BIN)/ruff check --fix . && $(BIN)/ruff format . && $(BIN)/snakefmt Snakefile rules
 
+install-profile: setup ## let `snakemake --profile slurm` find this folder from anywhere
+	@$(BIN)/python scripts/install_profile.py
+
 lock-models: setup ## write sizes and hashes of ROWS="blip2-opt-2.7b textvqa" into config/locks/
 	@$(BIN)/python scripts/lock_models.py $(ROWS)
 
-plan: setup ## say what a run of the demo would do, without doing it
-	@PATH="$(CURDIR)/$(BIN):$$PATH" snakemake --profile profiles/default --dry-run
+plan: setup ## say what a run would do and cost; EXPERIMENT=full_400k PROFILE=profiles/slurm GPUS=8 GPU_SPEED=0.35
+	@$(BIN)/python scripts/plan.py --experiment $(EXPERIMENT) --profile $(PROFILE) \
+		--gpus $(GPUS) --gpu-speed $(GPU_SPEED)
+
+status: setup ## show where EXPERIMENT=demo stands, running or finished, from its files
+	@$(BIN)/python scripts/show_status.py --experiment $(EXPERIMENT)
+
+report-zip: setup ## pack every result of EXPERIMENT=demo with Snakemake's own report
+	@PATH="$(CURDIR)/$(BIN):$$PATH" snakemake --profile profiles/local --config experiment=$(EXPERIMENT) \
+		--report results/$(EXPERIMENT)/report.zip
 
 clean: ## remove results, models and logs; keep the environment
 	rm -rf results resources logs .snakemake

@@ -8,6 +8,7 @@ configfile: "config/config.yaml"
 
 include: "rules/common.smk"
 include: "rules/models.smk"
+include: "rules/preflight.smk"
 include: "rules/curate.smk"
 include: "rules/steps.smk"
 include: "rules/recaption.smk"
@@ -20,9 +21,23 @@ include: "rules/ocr.smk"
 include: "rules/evaluate.smk"
 include: "rules/positive_control.smk"
 include: "rules/compare.smk"
+include: "rules/account.smk"
 
 
 report: "rules/captions/workflow.rst"
+
+
+onstart:
+    SUPERVISION.start()
+
+
+onsuccess:
+    SUPERVISION.finish()
+    shell("python scripts/build_leaderboard.py --results results --out results/leaderboard.tsv")
+
+
+onerror:
+    SUPERVISION.finish()
 
 
 rule all:

@@ -1,12 +1,18 @@
+from functools import partial
+from pathlib import Path
+
 from snakemake.exceptions import WorkflowError
 
+from scripts.recap.cluster.records import grown
+from scripts.recap.cluster.supervision import Supervision
 from scripts.recap.config import experiment_files, load_experiment
 from scripts.recap.config.comparison import ComparisonWiring
 from scripts.recap.config.fetching import FetchWiring
 from scripts.recap.config.steps import StepWiring
 from scripts.recap.config.held_out import HeldOutWiring
-from scripts.recap.config.launching import TrainLaunch, lease_command
+from scripts.recap.config.launching import TrainLaunch, gpu_resources, lease_command
 from scripts.recap.config.positive import PositiveControlWiring
+from scripts.recap.config.preflight import PreflightWiring
 from scripts.recap.config.data_paths import as_json
 from scripts.recap.config.wiring import NO_RECIPE, Wiring
 from scripts.recap.curate.recipe import measurements
@@ -32,6 +38,7 @@ EXPERIMENT = parse_or_stop(load_experiment, config)
 SETTINGS = EXPERIMENT.config
 COMPUTE = SETTINGS.compute
 LEASE = lease_command(COMPUTE.gpus)
+GPUS = gpu_resources(COMPUTE, COMPUTE.gpus)
 LAUNCH = TrainLaunch(COMPUTE)
 WIRING = Wiring(EXPERIMENT)
 STEPS = parse_or_stop(StepWiring, WIRING)
@@ -39,7 +46,10 @@ FETCHING = FetchWiring(WIRING)
 COMPARISON = ComparisonWiring(WIRING)
 HELD_OUT = HeldOutWiring(WIRING)
 POSITIVE = PositiveControlWiring(WIRING)
+PREFLIGHT = PreflightWiring(WIRING)
 ARMS = SETTINGS.arms + SETTINGS.funnel_arms
+FAILURES = Path(f"results/{SETTINGS.experiment}/failures.json")
+SUPERVISION = Supervision(workflow, FAILURES)
 
 
 wildcard_constraints:
@@ -67,8 +77,10 @@ def final_outputs():
         f"{base}/report/report.html",
         f"{base}/report/training_comparison_analysis.md",
         f"{base}/report/final_project_summary.md",
+        f"{base}/report/run_card.json",
         f"{base}/compare/comparison.json",
         f"{base}/compare/evaluation_comparison_report.json",
+        f"{base}/costs.json",
         *[
             f"{base}/arms/{arm}/funnel.{kind}"
             for arm in WIRING.curated_arms()
@@ -79,13 +91,15 @@ def final_outputs():
 
 
 def minutes(count):
-    """Return a time limit that grows when a job is tried again."""
-    return lambda wildcards, attempt: count * attempt
+    """Return a time limit that grows when a job ran out of time."""
+    grow = partial(grown, FAILURES, "time", count)
+    return lambda wildcards, attempt, rulename: grow(wildcards, attempt, rulename)
 
 
 def megabytes(count):
-    """Return a memory request that grows when a job is tried again."""
-    return lambda wildcards, attempt: count * attempt
+    """Return a memory request that grows when a job ran out of memory."""
+    grow = partial(grown, FAILURES, "memory", count)
+    return lambda wildcards, attempt, rulename: grow(wildcards, attempt, rulename)
 
 
 def measured_operators(wildcards):
@@ -100,6 +114,9 @@ def measured_operators(wildcards):
 def measuring_gpus(wildcards):
     """Return the GPUs of a measuring job: those of a model job if an operator has a model."""
     return COMPUTE.gpus if WIRING.operator_manifests(measured_operators(wildcards)) else 0
+
+
+MEASURING_GPUS = gpu_resources(COMPUTE, measuring_gpus)
 
 
 def measuring_lease(wildcards):

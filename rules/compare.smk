@@ -33,11 +33,13 @@ rule compare_runs:
             "results/{experiment}/compare/comparison.json",
             caption="captions/comparison.rst",
             category="Comparison",
+            labels={"result": "every number"},
         ),
         evaluation=report(
             "results/{experiment}/compare/evaluation_comparison_report.json",
             caption="captions/comparison.rst",
             category="Comparison",
+            labels={"result": "evaluation, as the predecessor named it"},
         ),
         lmms_eval=COMPARISON.lmms_eval(),
     log:
@@ -79,10 +81,47 @@ rule build_report:
             "results/{experiment}/report/report.html",
             caption="captions/report.rst",
             category="Report",
+            labels={"result": "page"},
         ),
-        training="results/{experiment}/report/training_comparison_analysis.md",
-        summary="results/{experiment}/report/final_project_summary.md",
-        verdict="results/{experiment}/report/verdict.txt",
+        training=report(
+            "results/{experiment}/report/training_comparison_analysis.md",
+            caption="captions/training.rst",
+            category="Report",
+            labels={"result": "training, Markdown"},
+        ),
+        summary=report(
+            "results/{experiment}/report/final_project_summary.md",
+            caption="captions/report.rst",
+            category="Report",
+            labels={"result": "summary, Markdown"},
+        ),
+        verdict=report(
+            "results/{experiment}/report/verdict.txt",
+            caption="captions/report.rst",
+            category="Report",
+            labels={"result": "verdict in a line"},
+        ),
+        run_card=report(
+            "results/{experiment}/report/run_card.json",
+            caption="captions/run_card.rst",
+            category="Report",
+            labels={"result": "run card"},
+        ),
+        # Which figures and tables there are depends on what the arms and benchmarks gave.
+        figures=report(
+            directory("results/{experiment}/report/figures"),
+            patterns=["{name}.{form}"],
+            caption="captions/figures.rst",
+            category="Figures",
+            labels={"figure": "{name}", "form": "{form}"},
+        ),
+        tables=report(
+            directory("results/{experiment}/report/tables"),
+            patterns=["{name}.csv"],
+            caption="captions/tables.rst",
+            category="Tables",
+            labels={"table": "{name}"},
+        ),
     log:
         "logs/{experiment}/build_report.log",
     conda:
@@ -95,6 +134,8 @@ rule build_report:
         gallery=lambda wildcards, input: (f"--gallery {input.gallery}" if input.gallery else ""),
         image_root=lambda wildcards: COMPARISON.gallery_image_root(),
         settings=as_json(SETTINGS.report),
+        # Not an input: planning again must not make the report again.
+        plan="results/{experiment}/plan.json",
         stage_version=STAGE_VERSIONS["report"],
     shell:
         """
@@ -108,5 +149,9 @@ rule build_report:
             --training-analysis {output.training:q} \
             --summary {output.summary:q} \
             --verdict {output.verdict:q} \
+            --plan {params.plan:q} \
+            --run-card {output.run_card:q} \
+            --figures {output.figures:q} \
+            --tables {output.tables:q} \
             2>{log:q}
         """

@@ -88,7 +88,7 @@ rule measure_shard:
         "../envs/curate.yaml"
     threads: measuring_threads
     resources:
-        gpu=measuring_gpus,
+        **MEASURING_GPUS,
         lease=measuring_lease,
         mem_mb=megabytes(COMPUTE.cpu_mem_mb),
         runtime=minutes(COMPUTE.runtime_minutes),

@@ -13,7 +13,12 @@ rule merge_arm:
         post_counts=lambda wildcards: WIRING.post_counts(wildcards.arm),
     output:
         records="results/{experiment}/arms/{arm}/merged.jsonl",
-        funnel="results/{experiment}/arms/{arm}/funnel.json",
+        funnel=report(
+            "results/{experiment}/arms/{arm}/funnel.json",
+            caption="captions/funnel.rst",
+            category="Curation",
+            labels={"arm": "{arm}", "result": "funnel, counts"},
+        ),
         manifest="results/{experiment}/arms/{arm}/merged.manifest.json",
     log:
         "logs/{experiment}/merge_arm/{arm}.log",
@@ -64,9 +69,24 @@ rule gather_funnel:
         matched=lambda wildcards: WIRING.matched(wildcards.arm),
         held_out=HELD_OUT.ids(),
     output:
-        table="results/{experiment}/arms/{arm}/funnel.parquet",
-        svg="results/{experiment}/arms/{arm}/funnel.svg",
-        png="results/{experiment}/arms/{arm}/funnel.png",
+        table=report(
+            "results/{experiment}/arms/{arm}/funnel.parquet",
+            caption="captions/drops.rst",
+            category="Curation",
+            labels={"arm": "{arm}", "result": "lost records"},
+        ),
+        svg=report(
+            "results/{experiment}/arms/{arm}/funnel.svg",
+            caption="captions/funnel.rst",
+            category="Curation",
+            labels={"arm": "{arm}", "result": "funnel, SVG"},
+        ),
+        png=report(
+            "results/{experiment}/arms/{arm}/funnel.png",
+            caption="captions/funnel.rst",
+            category="Curation",
+            labels={"arm": "{arm}", "result": "funnel, PNG"},
+        ),
     log:
         "logs/{experiment}/gather_funnel/{arm}.log",
     conda:
@@ -147,6 +167,7 @@ rule build_gallery:
         kept="results/{experiment}/arms/{arm}/merged.jsonl",
         held_out=HELD_OUT.ids(),
         decisions=lambda wildcards: WIRING.decisions(wildcards.arm),
+        similarity=lambda wildcards: WIRING.quality_similarity(wildcards.arm),
         truth=lambda wildcards: WIRING.truth(EXPERIMENT.arms[wildcards.arm].corpus),
     output:
         gallery="results/{experiment}/arms/{arm}/gallery.jsonl",
@@ -162,6 +183,7 @@ rule build_gallery:
         records=lambda wildcards, input: shard_range(input.records),
         captions=lambda wildcards, input: range_flag("--captions", input.captions),
         decisions=lambda wildcards, input: shard_range(input.decisions),
+        similarity=lambda wildcards, input: range_flag("--similarity", input.similarity),
         truth=lambda wildcards, input: (f"--truth {input.truth}" if input.truth else ""),
         held_out=lambda wildcards, input: (f"--held-out {input.held_out}" if input.held_out else ""),
         size=SETTINGS.report.gallery_size,
@@ -174,6 +196,7 @@ rule build_gallery:
             {params.captions} \
             --kept {input.kept:q} \
             --decisions {params.decisions:q} \
+            {params.similarity} \
             {params.truth} \
             {params.held_out} \
             --size {params.size} \

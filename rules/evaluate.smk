@@ -4,6 +4,7 @@ rule predict_shard:
         merged="results/{experiment}/runs/{arm}/seed{seed}/merged/manifest.json",
         parity="results/{experiment}/runs/{arm}/seed{seed}/parity.json",
         questions=lambda wildcards: WIRING.questions(wildcards.benchmark),
+        preflight=ancient(PREFLIGHT.reports("model")),
     output:
         answers="results/{experiment}/eval/{arm}/seed{seed}/{benchmark}{control}/answers/{chunks}_{chunk}.jsonl",
         perf="results/{experiment}/perf/predict_shard/{arm}.seed{seed}.{benchmark}{control}.{chunks}_{chunk}.json",
@@ -15,7 +16,7 @@ rule predict_shard:
         "../envs/vlm.yaml"
     threads: COMPUTE.gpu_threads
     resources:
-        gpu=COMPUTE.gpus,
+        **GPUS,
         lease=LEASE,
         mem_mb=megabytes(COMPUTE.model_mem_mb),
         runtime=minutes(COMPUTE.runtime_minutes),
@@ -92,7 +93,12 @@ rule score_answers:
             wildcards.arm, wildcards.seed, wildcards.benchmark, wildcards.control
         ),
     output:
-        score="results/{experiment}/eval/{arm}/seed{seed}/{benchmark}{control}/score.json",
+        score=report(
+            "results/{experiment}/eval/{arm}/seed{seed}/{benchmark}{control}/score.json",
+            caption="captions/score.rst",
+            category="Benchmarks",
+            labels={"arm": "{arm}", "seed": "{seed}", "benchmark": "{benchmark}{control}"},
+        ),
         questions="results/{experiment}/eval/{arm}/seed{seed}/{benchmark}{control}/scores.jsonl",
     log:
         "logs/{experiment}/score_answers/{arm}.seed{seed}.{benchmark}{control}.log",
@@ -185,7 +191,12 @@ use rule score_answers as score_majority with:
         annotations=lambda wildcards: WIRING.annotations(wildcards.benchmark),
         asked=lambda wildcards: WIRING.questions(wildcards.benchmark),
     output:
-        score="results/{experiment}/eval/text_only_majority/{benchmark}/score.json",
+        score=report(
+            "results/{experiment}/eval/text_only_majority/{benchmark}/score.json",
+            caption="captions/score.rst",
+            category="Benchmarks",
+            labels={"arm": "no model", "seed": "", "benchmark": "{benchmark}"},
+        ),
         questions="results/{experiment}/eval/text_only_majority/{benchmark}/scores.jsonl",
     log:
         "logs/{experiment}/score_majority/{benchmark}.log",

@@ -6,7 +6,12 @@ rule check_lora_model:
         manifest="results/{experiment}/runs/{arm}/seed{seed}/finetune/manifest.json",
         projector="results/{experiment}/runs/{arm}/seed{seed}/pretrain/mm_projector.safetensors",
     output:
-        report="results/{experiment}/runs/{arm}/seed{seed}/check.json",
+        report=report(
+            "results/{experiment}/runs/{arm}/seed{seed}/check.json",
+            caption="captions/gates.rst",
+            category="Checkpoints",
+            labels={"arm": "{arm}", "seed": "{seed}", "result": "adapter check"},
+        ),
     log:
         "logs/{experiment}/check_lora_model/{arm}.seed{seed}.log",
     conda:
@@ -40,7 +45,12 @@ rule merge_lora_weights:
         index="results/{experiment}/runs/{arm}/seed{seed}/merged/model.safetensors.index.json",
         config="results/{experiment}/runs/{arm}/seed{seed}/merged/config.json",
         manifest="results/{experiment}/runs/{arm}/seed{seed}/merged/manifest.json",
-        report="results/{experiment}/runs/{arm}/seed{seed}/merge_report.json",
+        report=report(
+            "results/{experiment}/runs/{arm}/seed{seed}/merge_report.json",
+            caption="captions/gates.rst",
+            category="Checkpoints",
+            labels={"arm": "{arm}", "seed": "{seed}", "result": "merge"},
+        ),
     log:
         "logs/{experiment}/merge_lora_weights/{arm}.seed{seed}.log",
     benchmark:
@@ -77,7 +87,12 @@ rule check_parity:
         adapter="results/{experiment}/runs/{arm}/seed{seed}/finetune/adapter_model.safetensors",
         questions=lambda wildcards: WIRING.questions(WIRING.parity_benchmark()),
     output:
-        report="results/{experiment}/runs/{arm}/seed{seed}/parity.json",
+        report=report(
+            "results/{experiment}/runs/{arm}/seed{seed}/parity.json",
+            caption="captions/gates.rst",
+            category="Checkpoints",
+            labels={"arm": "{arm}", "seed": "{seed}", "result": "parity"},
+        ),
         perf="results/{experiment}/perf/check_parity/{arm}.seed{seed}.json",
     log:
         "logs/{experiment}/check_parity/{arm}.seed{seed}.log",
@@ -87,7 +102,7 @@ rule check_parity:
         "../envs/vlm.yaml"
     threads: COMPUTE.gpu_threads
     resources:
-        gpu=COMPUTE.gpus,
+        **GPUS,
         lease=LEASE,
         mem_mb=megabytes(COMPUTE.model_mem_mb),
         runtime=minutes(COMPUTE.runtime_minutes),

@@ -87,7 +87,12 @@ rule check_positive_control:
         score="results/{experiment}/positive_controls/{released}/{benchmark}/score.json",
         scores="results/{experiment}/positive_controls/{released}/{benchmark}/scores.jsonl",
     output:
-        report="results/{experiment}/positive_controls/{released}/{benchmark}/agreement.json",
+        report=report(
+            "results/{experiment}/positive_controls/{released}/{benchmark}/agreement.json",
+            caption="captions/agreement.rst",
+            category="Benchmarks",
+            labels={"arm": "{released}", "seed": "", "benchmark": "{benchmark}, published"},
+        ),
     log:
         "logs/{experiment}/check_positive_control/{released}.{benchmark}.log",
     conda:

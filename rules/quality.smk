@@ -4,7 +4,12 @@ rule measure_quality:
         records="results/{experiment}/arms/{arm}/merged.jsonl",
         similarity=lambda wildcards: WIRING.quality_similarity(wildcards.arm),
     output:
-        quality="results/{experiment}/arms/{arm}/quality.json",
+        quality=report(
+            "results/{experiment}/arms/{arm}/quality.json",
+            caption="captions/quality.rst",
+            category="Captions",
+            labels={"arm": "{arm}", "result": "quality"},
+        ),
         manifest="results/{experiment}/arms/{arm}/quality.manifest.json",
         perf="results/{experiment}/perf/measure_quality/{arm}.json",
     log:
@@ -45,7 +50,12 @@ rule compare_quality:
         reference_records=f"results/{{experiment}}/arms/{WIRING.quality_reference()}/merged.jsonl",
         reference_similarity=WIRING.quality_similarity(WIRING.quality_reference()),
     output:
-        differences="results/{experiment}/arms/{arm}/quality_differences.json",
+        differences=report(
+            "results/{experiment}/arms/{arm}/quality_differences.json",
+            caption="captions/quality.rst",
+            category="Captions",
+            labels={"arm": "{arm}", "result": "against the reference"},
+        ),
         manifest="results/{experiment}/arms/{arm}/quality_differences.manifest.json",
         perf="results/{experiment}/perf/compare_quality/{arm}.json",
     log:

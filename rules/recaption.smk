@@ -5,6 +5,7 @@ rule caption_shard:
             wildcards.corpus, wildcards.recipe, wildcards.shard
         ),
         model=lambda wildcards: WIRING.model_manifest(wildcards.captioner),
+        preflight=ancient(PREFLIGHT.reports("model")),
     output:
         captions="results/{experiment}/corpus/{corpus}/recipes/{recipe}/captions/{captioner}/{shard}.jsonl",
         perf="results/{experiment}/perf/caption_shard/{corpus}.{recipe}.{captioner}.{shard}.json",
@@ -16,7 +17,7 @@ rule caption_shard:
         "../envs/vlm.yaml"
     threads: COMPUTE.gpu_threads
     resources:
-        gpu=COMPUTE.gpus,
+        **GPUS,
         lease=LEASE,
         mem_mb=megabytes(COMPUTE.model_mem_mb),
         runtime=minutes(COMPUTE.runtime_minutes),
@@ -61,7 +62,7 @@ rule choose_caption:
         "../envs/vlm.yaml"
     threads: COMPUTE.gpu_threads
     resources:
-        gpu=COMPUTE.gpus,
+        **GPUS,
         lease=LEASE,
         mem_mb=megabytes(COMPUTE.model_mem_mb),
         runtime=minutes(COMPUTE.runtime_minutes),
@@ -105,7 +106,7 @@ rule score_similarity:
         "../envs/vlm.yaml"
     threads: COMPUTE.gpu_threads
     resources:
-        gpu=COMPUTE.gpus,
+        **GPUS,
         lease=LEASE,
         mem_mb=megabytes(COMPUTE.model_mem_mb),
         runtime=minutes(COMPUTE.runtime_minutes),

@@ -63,7 +63,7 @@ rule map_shard:
         "../envs/curate.yaml"
     threads: 1
     resources:
-        gpu=measuring_gpus,
+        **MEASURING_GPUS,
         lease=measuring_lease,
         mem_mb=megabytes(COMPUTE.cpu_mem_mb),
         runtime=minutes(COMPUTE.runtime_minutes),

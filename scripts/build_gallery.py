@@ -22,6 +22,9 @@ def parser() -> argparse.ArgumentParser:
     cli.add_argument(
         "--decisions", nargs="*", default=[], help="why each record got its caption, JSONL"
     )
+    cli.add_argument(
+        "--similarity", nargs="*", default=[], help="tables of score_similarity.py, Parquet"
+    )
     cli.add_argument("--held-out", help="ids that are not shown, of hold_out.py")
     cli.add_argument("--out", required=True, help="the rows as JSONL")
     return cli
@@ -36,7 +39,7 @@ def main(args: argparse.Namespace) -> None:
         size=args.size,
         seed=args.seed,
         out=args.out,
-        extras=GalleryExtras(args.truth, args.decisions, args.held_out),
+        extras=GalleryExtras(args.truth, args.decisions, args.held_out, args.similarity),
     )
 
 

@@ -24,7 +24,11 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("--out", type=Path, required=True, help="HTML page to write")
     result.add_argument("--training-analysis", type=Path, required=True, help="Markdown to write")
     result.add_argument("--summary", type=Path, required=True, help="Markdown to write")
+    result.add_argument("--plan", type=Path, help="planned cost, JSON; shown if it exists")
     result.add_argument("--verdict", type=Path, help="one-line text file to write")
+    result.add_argument("--run-card", type=Path, help="what was found and how, JSON to write")
+    result.add_argument("--figures", type=Path, help="folder for every figure as SVG and PNG")
+    result.add_argument("--tables", type=Path, help="folder for every table as CSV")
     result.add_argument("--manifest", type=Path, help="manifest to write")
     return result
 

@@ -30,9 +30,14 @@ exit codes:
   2  bad input or configuration, or a full disk, memory or GPU: the message says what to do
   3  an evidence gate failed: the result would not be trustworthy"""
 
+QUOTA_ADVICE = "the disk or quota is full: free space, or write elsewhere, and run it again"
+MEMORY_ADVICE = "the machine's memory is full: ask for more, or run fewer jobs at a time"
+GPU_MEMORY_ADVICE = (
+    "the GPU's memory is full: end other processes on it, choose a type of 16 bits or a "
+    "smaller batch where the tool has one, or take a larger card"
+)
 _ADVICE = {
-    (errno.ENOSPC, errno.EDQUOT): "the disk or quota is full: free space, or write elsewhere, and "
-    "run it again",
+    (errno.ENOSPC, errno.EDQUOT): QUOTA_ADVICE,
     (errno.EACCES, errno.EPERM, errno.EROFS): "permission is denied: correct the rights of that "
     "path, or write elsewhere",
     (errno.EEXIST, errno.EISDIR, errno.ENOTDIR): "a file lies where a folder is needed, or a "
@@ -98,12 +103,9 @@ def advise(error: Exception) -> str | None:
     """Return what to do where a machine ran out of something or denies it; None for a bug."""
     torch = sys.modules.get("torch")
     if torch is not None and isinstance(error, torch.OutOfMemoryError):
-        return (
-            "the GPU's memory is full: end other processes on it, choose a type of 16 bits or a "
-            "smaller batch where the tool has one, or take a larger card"
-        )
+        return GPU_MEMORY_ADVICE
     if isinstance(error, MemoryError):
-        return "the machine's memory is full: ask for more, or run fewer jobs at a time"
+        return MEMORY_ADVICE
     if not isinstance(error, OSError):
         return None
     return next((advice for codes, advice in _ADVICE.items() if error.errno in codes), None)

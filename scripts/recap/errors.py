@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping
 EXIT_BUG = 1
 EXIT_BAD_INPUT = 2
 EXIT_GATE_FAILED = 3
+EXIT_STOPPED = 130  # as a shell reports a program that Ctrl-C ended
 
 
 class RecapError(Exception):
@@ -26,3 +27,9 @@ class GateError(RecapError):
     """An evidence gate failed: the result would not be trustworthy, so the run stops."""
 
     exit_code = EXIT_GATE_FAILED
+
+
+class StoppedByUserError(RecapError):
+    """The user pressed Ctrl-C: the message says what is kept and how to go on."""
+
+    exit_code = EXIT_STOPPED

@@ -1,5 +1,6 @@
 """Starting Snakemake for people: one run at a time, stale locks cleared, a verdict at the end."""
 
+import contextlib
 import fcntl
 import logging
 import os
@@ -13,13 +14,16 @@ from pathlib import Path
 
 import yaml
 
-from .errors import RecapError
+from .errors import RecapError, StoppedByUserError
 from .io import write_text
+from .progress import ProgressPrinter
 
 logger = logging.getLogger(__name__)
 
 LOCAL_EXPERIMENTS = Path("config/local")
 RUN_LOCK = Path(".snakemake/recap.lock")
+RUN_LOG = Path(".snakemake/recap.log")
+_POLL_SECONDS = 0.5
 
 
 def own_corpus_experiment(corpus: str, original: str) -> str:
@@ -101,11 +105,45 @@ def live_snakemakes() -> list[int]:
 
 
 def snakemake(lock: int, *arguments: str) -> int:
-    """Run Snakemake, which inherits the run's lock; return its exit code."""
+    """Run Snakemake, which inherits the run's lock; return its exit code.
+
+    What it writes goes to ``RUN_LOG``: not to a pipe, so that it goes on if the
+    launcher alone is killed. Of that, one line a stage is shown.
+
+    Raises:
+        StoppedByUserError: on Ctrl-C, once Snakemake has ended.
+    """
     environment = dict(os.environ)
     environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"
     command = ["snakemake", *arguments]
-    return subprocess.run(command, env=environment, pass_fds=(lock,), check=False).returncode
+    with RUN_LOG.open("wb") as log:
+        process = subprocess.Popen(
+            command, env=environment, pass_fds=(lock,), stdout=log, stderr=subprocess.STDOUT
+        )
+    printer, code = ProgressPrinter(RUN_LOG), None
+    try:
+        while code is None:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                code = process.wait(_POLL_SECONDS)
+            for line in printer.lines():
+                sys.stdout.write(f"{time.strftime('%H:%M:%S')}  {line}\n")
+                sys.stdout.flush()
+    except KeyboardInterrupt:
+        _let_end(process)
+        raise StoppedByUserError from None
+    if printer.run.nothing_to_do:
+        sys.stdout.write("Nothing to be done: every result is there and up to date\n")
+    return code
+
+
+def _let_end(process: subprocess.Popen[bytes]) -> None:
+    """Wait for Snakemake, which the terminal told to stop too; a second Ctrl-C kills it."""
+    sys.stderr.write("\nstopping: jobs are being ended; Ctrl-C again to not wait for them\n")
+    try:
+        process.wait()
+    except KeyboardInterrupt:
+        process.kill()
+        process.wait()
 
 
 def failed_logs(folder: Path, since: float) -> list[Path]:
@@ -128,21 +166,36 @@ def run_experiment(experiment: str) -> None:
 
     Raises:
         RecapError: if the run did not finish.
+        StoppedByUserError: on Ctrl-C.
     """
-    common = ("--profile", "profiles/default", "--config", f"experiment={experiment}")
+    common = ("--profile", "profiles/local", "--config", f"experiment={experiment}")
+    again = f"make demo EXPERIMENT={experiment}"
     started = time.time()
-    with only_run() as lock:
-        locks = Path(".snakemake/locks")
-        if locks.is_dir() and any(locks.iterdir()):
-            logger.warning("the last run was interrupted; finished results are kept")
-            snakemake(lock, *common, "--quiet", "all", "--unlock")
-        code = snakemake(lock, *common, "--quiet", "rules", "reason", "host")
+    try:
+        with only_run() as lock:
+            locks = Path(".snakemake/locks")
+            if locks.is_dir() and any(locks.iterdir()):
+                logger.warning("the last run was interrupted; finished results are kept")
+                snakemake(lock, *common, "--quiet", "all", "--unlock")
+            sys.stdout.write(
+                f"Experiment {experiment}: one line a stage; all else is in {RUN_LOG}. "
+                "Ctrl-C stops it, and keeps what is done.\n"
+            )
+            sys.stdout.flush()
+            code = snakemake(lock, *common, "--quiet", "rules", "reason", "host")
+    except StoppedByUserError:
+        raise StoppedByUserError(
+            f"stopped. Finished jobs are kept, and so are the captions, checkpoints and answers of "
+            f"those that were stopped; nothing half-written is left. To go on: {again}"
+        ) from None
     if code:
-        for log in failed_logs(Path("logs"), started):
+        shown = failed_logs(Path("logs"), started) or [RUN_LOG]
+        for log in shown:
             sys.stderr.write(f"\n{log}:\n{_tail(log)}\n")
         raise RecapError(
-            f"experiment `{experiment}` did not finish (exit code {code}); the logs of its failed "
-            "jobs end above. What is done is kept: fix the cause and run the same command again"
+            f"experiment `{experiment}` did not finish (exit code {code}); the logs of what failed "
+            f"end above, Snakemake's own is {RUN_LOG}. What is done is kept: fix the cause and "
+            f"go on with: {again}"
         )
     report = Path("results") / experiment / "report"
     verdict = (report / "verdict.txt").read_text(encoding="utf-8").strip()

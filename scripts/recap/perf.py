@@ -5,6 +5,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from .energy import gpu_energy_joules
 from .io import write_json
 
 
@@ -12,7 +13,8 @@ class PerfRecord:
     """Collects figures of one step and writes them beside its result.
 
     Peak memory is the process's resident set in MiB; on a GPU also the peak
-    allocated and reserved memory that torch saw.
+    allocated and reserved memory that torch saw, and the energy that the job's
+    GPUs used meanwhile in joules, where the driver counts it.
     """
 
     def __init__(self, stage: str, unit: str) -> None:
@@ -22,6 +24,7 @@ class PerfRecord:
         self.items = 0
         self.extra: dict[str, Any] = {}
         self._started = time.perf_counter()
+        self._energy = gpu_energy_joules()
 
     def as_dict(self) -> dict[str, Any]:
         """Return the figures so far."""
@@ -34,7 +37,16 @@ class PerfRecord:
             "items_per_second": round(self.items / seconds, 3) if seconds > 0 else None,
             "peak_rss_mib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1),
         }
-        return figures | _gpu_figures() | self.extra
+        return figures | _gpu_figures() | self._energy_figure() | self.extra
+
+    def _energy_figure(self) -> dict[str, float]:
+        import sys
+
+        torch = sys.modules.get("torch")
+        if self._energy is None or torch is None or not torch.cuda.is_available():
+            return {}
+        now = gpu_energy_joules()
+        return {} if now is None else {"gpu_energy_joules": round(now - self._energy, 1)}
 
     def write(self, path: str | Path) -> None:
         """Write the figures as JSON, atomically."""

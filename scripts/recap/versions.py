@@ -8,6 +8,7 @@ stage's number is part of its rules' ``params``: raise it when the stage's
 STAGE_VERSIONS: dict[str, int] = {
     "world": 1,
     "models": 2,
+    "preflight": 1,
     "validate": 1,
     "split": 1,
     "measure": 2,
@@ -31,4 +32,5 @@ STAGE_VERSIONS: dict[str, int] = {
     "positive_control": 1,
     "compare": 4,
     "report": 5,
+    "costs": 1,
 }

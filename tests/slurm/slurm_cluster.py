@@ -1,4 +1,4 @@
-"""A real SLURM on this one machine: a controller and two nodes, each with two make-believe GPUs.
+"""A real SLURM on this one machine: controller, accounting, two nodes with make-believe GPUs.
 
 Debian's packages, run as root without systemd. Nothing of a cluster that may be
 installed here is touched: if /etc/slurm/slurm.conf is somebody else's, nothing starts.
@@ -15,12 +15,16 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-PACKAGES = ("slurmctld", "slurmd", "slurm-client", "munge")
+from slurm_accounting import ACCOUNTING_PACKAGES, Accounting, free_ports
+
+PACKAGES = ("slurmctld", "slurmd", "slurm-client", "munge", *ACCOUNTING_PACKAGES)
 NODES = ("recap1", "recap2")
 GPUS = 2
 PARTITION = "tests"
+# Its jobs make room for those of the other partition, and go back into the queue.
+YIELDING = "yielding"
 _FOLDER = Path("/etc/slurm")
-_FILES = ("slurm.conf", "gres.conf", "cgroup.conf")
+_FILES = ("slurm.conf", "gres.conf", "cgroup.conf", "slurmdbd.conf")
 _PREFIX = "recap-slurm-"
 
 
@@ -59,9 +63,10 @@ class Cluster:
     def __init__(self) -> None:
         # A socket's path may have 107 characters, so not below pytest's folders.
         self.root = Path(tempfile.mkdtemp(prefix=_PREFIX, dir="/tmp"))
-        for name in ("etc", "run", "log", "state", "spool", "dev"):
+        for name in ("etc", "run", "log", "state", "spool", "dev", "mysql"):
             (self.root / name).mkdir()
         self.root.chmod(0o755)
+        self._accounting = Accounting(self.root)
 
     def start(self) -> None:
         """Write the configuration, start the daemons and wait until the nodes are idle.
@@ -80,12 +85,36 @@ class Cluster:
             f"--log-file={self.root}/log/munged.log",
             f"--seed-file={self.root}/run/munge.seed",
         )
-        self._daemon("slurmctld")
-        self._wait("the controller", lambda: self._asks("scontrol", "ping"))
+        self._accounting.start_database()
+        self._wait("the database", self._accounting.grant)
+        self._daemon("slurmdbd")
+        self._wait("the accounting", lambda: self._asks("sacctmgr", "-n", "show", "cluster"))
+        for record in self._accounting.records():
+            self._asks("sacctmgr", "-i", *record)
+        self.start_controller()
         for node in NODES:
             (self.root / "spool" / node).mkdir()
-            self._daemon("slurmd", "-N", node)
+            self.start_node(node)
+        self.wait_until_idle()
+
+    def start_controller(self) -> None:
+        """Start slurmctld and wait until it answers."""
+        self._daemon("slurmctld")
+        self._wait("the controller", lambda: self._asks("scontrol", "ping"))
+
+    def start_node(self, node: str) -> None:
+        """Start a node's slurmd."""
+        self._daemon("slurmd", "-N", node)
+
+    def wait_until_idle(self) -> None:
+        """Wait until every node is there and does nothing."""
         self._wait("the nodes", self._nodes_are_idle)
+
+    def kill(self, daemon: str) -> None:
+        """End a daemon at once, as a crash or a power cut does."""
+        path = self.root / f"run/{daemon}.pid"
+        os.kill(int(path.read_text()), signal.SIGKILL)
+        path.unlink()
 
     def stop(self) -> None:
         """End what was started, by its pid files, and remove its files."""
@@ -95,7 +124,13 @@ class Cluster:
             time.sleep(0.5)
         pids = [
             int(path.read_text())
-            for pattern in ("slurmd-*.pid", "slurmctld.pid", "munged.pid")
+            for pattern in (
+                "slurmd-*.pid",
+                "slurmctld.pid",
+                "slurmdbd.pid",
+                "maria.pid",
+                "mung*.pid",
+            )
             for path in sorted((self.root / "run").glob(pattern))
         ]
         _end(pids)
@@ -121,7 +156,8 @@ class Cluster:
 
     def _write_configuration(self) -> None:
         host, root = socket.gethostname().split(".")[0], self.root
-        ports = _free_ports(1 + len(NODES))
+        ports = free_ports(1 + len(NODES))
+        self._accounting.write_configuration()
         lines = [
             "ClusterName=recap",
             f"SlurmctldHost={host}(127.0.0.1)",
@@ -129,7 +165,8 @@ class Cluster:
             "SlurmUser=root",
             "SlurmdUser=root",
             "AuthType=auth/munge",
-            f"AuthInfo=socket={root}/run/munge.socket",
+            # How long a requeued job waits, which is two minutes by default.
+            f"AuthInfo=socket={root}/run/munge.socket,cred_expire=10",
             f"StateSaveLocation={root}/state",
             f"SlurmdSpoolDir={root}/spool/%n",
             f"SlurmctldPidFile={root}/run/slurmctld.pid",
@@ -143,9 +180,17 @@ class Cluster:
             "SelectTypeParameters=CR_CPU_Memory",
             "SlurmdParameters=config_overrides",
             "GresTypes=gpu",
-            "AccountingStorageType=accounting_storage/none",
+            *self._accounting.settings(),
+            # Without cgroups memory is polled, which is why SLURM calls such a job FAILED.
+            "JobAcctGatherType=jobacct_gather/linux",
+            "JobAcctGatherFrequency=1",
+            "JobAcctGatherParams=OverMemoryKill",
             "SchedulerParameters=batch_sched_delay=0,bf_interval=2",
+            "PreemptType=preempt/partition_prio",
+            "PreemptMode=REQUEUE",
             "ReturnToService=2",
+            "SlurmdTimeout=10",
+            "SlurmctldTimeout=10",
             "KillWait=20",
             "MinJobAge=300",
         ]
@@ -155,10 +200,13 @@ class Cluster:
             for node, port in zip(NODES, ports[1:], strict=True)
         ]
         nodes = ",".join(NODES)
-        lines.append(
-            f"PartitionName={PARTITION} Nodes={nodes} Default=YES MaxTime=60 DefMemPerCPU=500 "
-            "LLN=YES"
-        )
+        lines += [
+            f"PartitionName={name} Nodes={nodes} MaxTime=60 DefMemPerCPU=2000 LLN=YES {more}"
+            for name, more in (
+                (PARTITION, "Default=YES PriorityTier=10"),
+                (YIELDING, "PriorityTier=1 PreemptMode=REQUEUE"),
+            )
+        ]
         (root / "etc/slurm.conf").write_text("\n".join(lines) + "\n")
         # Without a device SLURM does not set CUDA_VISIBLE_DEVICES.
         for number in range(GPUS):
@@ -184,7 +232,7 @@ class Cluster:
     def _nodes_are_idle(self) -> bool:
         command = ["sinfo", "--noheader", "--Node", "--format=%N %T"]
         shown = subprocess.run(command, capture_output=True, text=True, check=False).stdout
-        return sorted(shown.split("\n"))[1:] == [f"{node} idle" for node in NODES]
+        return set(shown.splitlines()) == {f"{node} idle" for node in NODES}
 
     def _wait(self, what: str, condition: Callable[[], bool], seconds: float = 60.0) -> None:
         end = time.monotonic() + seconds
@@ -207,13 +255,3 @@ def _end(pids: list[int]) -> None:
         end = time.monotonic() + seconds
         while any(Path(f"/proc/{pid}").exists() for pid in pids) and time.monotonic() < end:
             time.sleep(0.05)
-
-
-def _free_ports(count: int) -> list[int]:
-    sockets = [socket.socket() for _ in range(count)]
-    for one in sockets:
-        one.bind(("127.0.0.1", 0))
-    ports = [one.getsockname()[1] for one in sockets]
-    for one in sockets:
-        one.close()
-    return ports

@@ -39,6 +39,10 @@ class HELD_OUT:
     flags = staticmethod(lambda stage: "")
 
 
+class PREFLIGHT:
+    reports = staticmethod(lambda kind: [])
+
+
 class WIRING:
     base_manifests = staticmethod(lambda: {})
     base_flags = staticmethod(lambda: config["base_flags"])

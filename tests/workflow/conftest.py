@@ -26,6 +26,11 @@ class Project:
         self.output = ""
         self.log = ""
 
+    def logged(self) -> str:
+        """Return what Snakemake has logged in all its runs so far."""
+        files = sorted((self.path / ".snakemake/log").glob("*.log"))
+        return "".join(file.read_text(encoding="utf-8") for file in files)
+
     def run(self, *command: str, check: bool = True) -> subprocess.CompletedProcess[str]:
         environment = dict(os.environ)
         environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"
@@ -45,7 +50,7 @@ class Project:
     ) -> subprocess.CompletedProcess[str]:
         """Run Snakemake on the smoke experiment, or on the one that ``config`` names."""
         settings = ("--config", f"experiment={EXPERIMENT}", *config, *arguments, *targets)
-        return self.run("snakemake", "--profile", "profiles/default", *settings, check=check)
+        return self.run("snakemake", "--profile", "profiles/local", *settings, check=check)
 
     def plan(self, *config: str) -> dict[str, list[str]]:
         """Return the jobs of a dry run: rule name to the wildcards of each job."""
@@ -105,5 +110,5 @@ def smoke(tmp_path_factory) -> Project:
     project = copy_repository(tmp_path_factory.mktemp("demo"))
     result = project.run(sys.executable, "scripts/run_demo.py", "--experiment", EXPERIMENT)
     project.output = result.stdout
-    project.log = result.stdout + result.stderr
+    project.log = project.logged()
     return project

@@ -29,6 +29,8 @@ QUALITY = {"measure_quality", "compare_quality", "build_report"}
 TRAIN = {"pretrain", "finetune", "check_lora_model", "merge_lora_weights", "check_parity"}
 ANSWER = {"predict_shard", "gather_answers", "score_answers"}
 COMPARE = {"compare_runs", "build_report"}
+# What jobs cost is added up again after those that leave figures.
+AFTER = COMPARE | {"account_costs"}
 
 
 def test_a_threshold_recomputes_no_statistics_and_no_captions(smoke):
@@ -98,7 +100,7 @@ def test_an_added_arm_runs_only_that_arm(smoke):
         plan = smoke.plan()
     assert {"pretrain", "predict_shard"} <= set(plan)
     for rule, jobs in plan.items():
-        if rule not in COMPARE | {"list_comparison_inputs"}:
+        if rule not in AFTER | {"list_comparison_inputs"}:
             assert all("arm=filtered_only" in wildcards for wildcards in jobs), rule
 
 
@@ -109,7 +111,7 @@ def test_an_added_control_asks_only_under_that_control(smoke):
         plan = smoke.plan()
     assert set(plan) >= ANSWER
     for rule, jobs in plan.items():
-        if rule not in COMPARE | {"list_comparison_inputs"}:
+        if rule not in AFTER | {"list_comparison_inputs"}:
             assert all("control=.shuffled_images" in wildcards for wildcards in jobs), rule
 
 
@@ -122,7 +124,7 @@ def test_an_added_twin_trains_again_and_curates_nothing(smoke):
         plan = smoke.plan()
     assert not set(plan) & DATA
     for rule, jobs in plan.items():
-        if rule not in COMPARE | {"list_comparison_inputs"}:
+        if rule not in AFTER | {"list_comparison_inputs"}:
             assert all("arm=baseline_again" in wildcards for wildcards in jobs), rule
 
 
@@ -130,7 +132,7 @@ def test_an_added_seed_runs_only_that_seed(smoke):
     with smoke.edited(CONFIG, "seeds: [1, 2]", "seeds: [1, 2, 3]"):
         plan = smoke.plan()
     for rule, jobs in plan.items():
-        if rule not in COMPARE | {"list_comparison_inputs"}:
+        if rule not in AFTER | {"list_comparison_inputs"}:
             assert all("seed=3" in wildcards for wildcards in jobs), rule
 
 
@@ -147,12 +149,12 @@ def test_a_comment_in_the_code_reruns_nothing(smoke, path):
     ("stage", "expected"),
     [
         ("score", {"gather_answers", "score_answers"} | COMPARE),
-        ("predict", ANSWER | COMPARE),
-        ("merge", TRAIN - {"pretrain", "finetune"} | ANSWER | COMPARE),
-        ("train", TRAIN | ANSWER | COMPARE),
+        ("predict", ANSWER | AFTER),
+        ("merge", TRAIN - {"pretrain", "finetune"} | ANSWER | AFTER),
+        ("train", TRAIN | ANSWER | AFTER),
         ("report", {"build_report", "build_gallery"}),
         ("quality", QUALITY),
-        ("similarity", QUALITY | {"score_similarity"}),
+        ("similarity", QUALITY | {"score_similarity", "account_costs"}),
     ],
 )
 def test_a_stage_version_reruns_exactly_that_stage_onward(smoke, stage, expected):
@@ -168,7 +170,7 @@ def test_a_touched_input_with_the_same_content_reruns_nothing(smoke):
 def test_changed_instruction_data_redo_stage_two_onward(smoke):
     with smoke.edited(f"{WORLD}/sft.json", "[", "[ "):
         jobs = set(smoke.plan())
-    assert jobs == TRAIN - {"pretrain"} | ANSWER | COMPARE | {"split_instructions"}
+    assert jobs == TRAIN - {"pretrain"} | ANSWER | AFTER | {"split_instructions"}
 
 
 def test_broken_configuration_stops_before_any_job(smoke):

@@ -3,7 +3,9 @@
 import json
 import re
 import sys
+import zipfile
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 from jsonschema import Draft202012Validator
@@ -45,6 +47,56 @@ def test_a_run_ends_with_report_and_verdict(smoke):
     assert not re.search(r"""(src|href)=["']https?://""", page), "the page must need no network"
     for name in ("training_comparison_analysis.md", "final_project_summary.md"):
         assert (report / name).stat().st_size > 200
+
+
+def test_progress_is_a_line_a_stage_and_the_rest_is_in_files(smoke):
+    lines = [line for line in smoke.output.splitlines() if "all stages" in line]
+    assert any("pretrain" in line and "4 of 4" in line for line in lines)
+    assert "Select jobs" not in smoke.output
+    assert "Select jobs" in (smoke.path / ".snakemake/recap.log").read_text(encoding="utf-8")
+
+
+def test_the_report_counts_the_cost_of_every_job(smoke):
+    perf = smoke.path / RESULTS / "perf"
+    left = {str(path.relative_to(smoke.path)) for path in perf.rglob("*.json")}
+    inputs = read_json(smoke.path / RESULTS / "compare/comparison_inputs.json")
+    assert {entry["path"] for entry in inputs["perf"]} == left
+
+
+def test_figures_tables_card_and_leaderboard_are_beside_the_page(smoke):
+    report = smoke.path / RESULTS / "report"
+    page = (report / "report.html").read_text(encoding="utf-8")
+    assert page.count("<svg") == len(list((report / "figures").glob("*.svg")))
+    assert len(list((report / "figures").glob("*.png"))) == page.count("<svg")
+    assert len(list((report / "tables").glob("*.csv"))) == page.count('.csv"')
+    card = read_json(report / "run_card.json")
+    schema = read_json(smoke.path / "config/schemas/run_card.schema.json")
+    Draft202012Validator(schema).validate(card)
+    assert card["headline"] in smoke.output
+    gallery = read_jsonl(smoke.path / RESULTS / "arms/blip2_enhanced/gallery.jsonl")
+    assert all(-1 <= row["similarity_new"] <= 1 for row in gallery)
+    board = (smoke.path / "results/leaderboard.tsv").read_text(encoding="utf-8").splitlines()
+    assert [line.split("\t")[2] for line in board[1:]] == [EXPERIMENT, EXPERIMENT]
+
+
+def test_status_from_files_alone(smoke):
+    result = smoke.run(sys.executable, "scripts/show_status.py", "--experiment", EXPERIMENT)
+    assert f"Experiment {EXPERIMENT}: finished" in result.stdout
+    assert re.search(r"predict_shard +24 +24 +[\d.]+ questions/s", result.stdout)
+
+
+def test_snakemakes_own_report_has_every_result_with_labels(smoke, tmp_path):
+    smoke.snakemake("--report", str(tmp_path / "report.zip"))
+    with zipfile.ZipFile(tmp_path / "report.zip") as archive:
+        names = [Path(name).name for name in archive.namelist()]
+        text = archive.read("report/report.html").decode()
+    for name in ("report.html", "run_card.json", "comparison.json", "forest.png", "cost.csv"):
+        assert name in names
+    for name, count in (("funnel.json", 3), ("gates.json", 8), ("parity.json", 4)):
+        assert names.count(name) == count
+    assert names.count("score.json") == 8
+    for word in ("Curation", "Captions", "Training", "Checkpoints", "Benchmarks", "Figures"):
+        assert word in text
 
 
 def test_a_second_run_has_nothing_to_do(smoke):

@@ -3,7 +3,7 @@
 Text and axes take the page's text colour: they are drawn in a marker colour
 that is replaced by ``currentColor``. No date is written and identifiers are
 hashed with a fixed salt, then prefixed so that several figures share a page.
-A second copy in fixed colours is what a reader downloads.
+A second copy in fixed colours is what a reader downloads, as SVG or as PNG.
 """
 
 import base64
@@ -35,6 +35,11 @@ _STYLE: dict[Any, Any] = {
     "figure.constrained_layout.use": True,
 }
 _POINTS_AN_INCH = 72
+_PNG_DPI = 200
+_COLORED = (
+    *("color", "facecolor", "edgecolor"),
+    *("markerfacecolor", "markeredgecolor"),
+)
 
 
 @dataclass(frozen=True)
@@ -45,13 +50,20 @@ class Figure:
         name: unique on the page; also the name of the downloaded file.
         svg: an SVG element for the page.
         download: the same figure in fixed colours, as a data URI.
+        png: the same at 200 dots an inch.
         hover: JSON that the page's script shows values from, or empty.
     """
 
     name: str
     svg: str
     download: str
+    png: bytes = field(repr=False)
     hover: str = ""
+
+    @property
+    def paper_svg(self) -> bytes:
+        """Return the SVG file of ``download``."""
+        return base64.b64decode(self.download.partition(",")[2])
 
 
 @dataclass
@@ -91,9 +103,34 @@ def canvas(width: float, height: float, name: str, description: str) -> Iterator
         yield result
         buffer = io.StringIO()
         drawing.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+        picture = _png(drawing)
     text = buffer.getvalue()
     text = re.sub(r"<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.DOTALL)
-    result.figure = Figure(name, _inline(text, result), _download(text), _hover(result))
+    result.figure = Figure(name, _inline(text, result), _download(text), picture, _hover(result))
+
+
+def _png(drawing: Any) -> bytes:
+    """Return the figure as PNG, marker colours replaced by those for paper."""
+    from matplotlib.colors import to_hex
+
+    for artist in drawing.findobj():
+        for part in _COLORED:
+            value = getattr(artist, f"get_{part}", lambda: None)()
+            if value is None or (isinstance(value, str) and value in ("none", "auto")):
+                continue
+            color = _ON_PAPER.get(to_hex(value)) if _is_one_color(value) else None
+            if color is not None:
+                getattr(artist, f"set_{part}")(color)
+    buffer = io.BytesIO()
+    options = {"dpi": _PNG_DPI, "facecolor": "white", "metadata": {"Software": None}}
+    drawing.savefig(buffer, format="png", **options)
+    return buffer.getvalue()
+
+
+def _is_one_color(value: Any) -> bool:
+    from matplotlib.colors import is_color_like
+
+    return bool(is_color_like(value))
 
 
 def _recolor(text: str, colors: dict[str, str]) -> str:
@@ -137,6 +174,7 @@ def _hover(source: Canvas) -> str:
         ],
         "x": _limits(axes.get_xlim()),
         "y": _limits(axes.get_ylim()),
+        "label": axes.get_xlabel(),
         "log": axes.get_yscale() == "log",
         "series": source.series,
     }

@@ -112,7 +112,7 @@ def curve_plot(
         text: read to those who cannot see the figure.
     """
     seeds = sorted({curve["seed"] for curve in curves})
-    with canvas(5.0, 3.1, name, text) as drawing:
+    with canvas(5.0, 3.4, name, text) as drawing:
         axes, named = drawing.axes, set()
         for curve in curves:
             dash = _DASHES[seeds.index(curve["seed"]) % len(_DASHES)]
@@ -137,7 +137,7 @@ def curve_plot(
         axes.set_ylabel(label)
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.grid(lw=0.6)
-        axes.legend(**_LEGEND)
+        axes.figure.legend(loc="outside lower center", ncols=3, **_LEGEND)
     return drawing.figure
 
 

@@ -1,6 +1,5 @@
 """The funnel of an arm as a figure for a page or a paper."""
 
-import base64
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +7,6 @@ from ..io import atomic_path, read_json
 from .canvas import INK, canvas
 
 _KEPT, _LOST = "#3b75af", "#c8693f"
-_DPI = 200
 _INCHES = (8.2, 0.34, 1.0)  # width; height of a row; height of what is not rows
 
 
@@ -36,17 +34,9 @@ def draw_funnel(funnel: str | Path, *, svg: str | Path, png: str | Path) -> None
         axes.tick_params(labelsize=9)
         axes.set_xlabel("records")
         axes.set_title(f"{document['arm']}: kept (blue), dropped (orange)", fontsize=11, loc="left")
-        with atomic_path(png) as temporary:
-            axes.figure.savefig(
-                temporary,
-                format="png",
-                dpi=_DPI,
-                facecolor="white",
-                metadata={"Software": None},
-            )
-    content = base64.b64decode(drawing.figure.download.partition(",")[2])
-    with atomic_path(svg) as temporary:
-        temporary.write_bytes(content)
+    for path, content in ((svg, drawing.figure.paper_svg), (png, drawing.figure.png)):
+        with atomic_path(path) as temporary:
+            temporary.write_bytes(content)
 
 
 def _draw_stage(axes: Any, place: int, stage: dict[str, Any]) -> None:

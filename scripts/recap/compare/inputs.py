@@ -128,6 +128,8 @@ class PerfInputs(_Part):
 
     label: str = Field(description="such as `caption blip2 00003` or `finetune baseline seed 1`")
     path: Path
+    stage: str = Field(default="", description="the rule that wrote it")
+    arms: list[str] = Field(default=[], description="the arms it worked for; several share a job")
 
 
 class ComparisonInputs(_Part):

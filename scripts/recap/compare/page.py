@@ -6,19 +6,17 @@ from pathlib import Path
 from typing import Any
 
 from ..io import iter_jsonl
-from ..manifest import code_state, read_manifest
 from ..settings import ReportSettings
 from ..train.stability import SPIKE_DEVIATIONS, SPIKE_WINDOW
-from ..versions import STAGE_VERSIONS
 from .canvas import Figure
-from .costs import cost_rows
+from .costs import cost_table, read_plan
 from .examples import changed_examples
 from .figures import accuracy_plot, curve_plot, forest_plot
 from .funnels import arm_funnels
 from .gates import gate_summary
 from .held_out import held_out_rows
 from .inputs import ComparisonInputs
-from .origins import origin
+from .page_provenance import provenance
 from .quality import caption_quality
 from .scores import BenchmarkScores
 from .tables import csv_uri
@@ -31,6 +29,12 @@ _PANELS = (("loss", "loss"), ("grad_norm", "gradient norm"))
 _GALLERY_COLUMNS = (
     *("id", "image", "original_text", "new_text", "truth", "corruption"),
     *("similarity_original", "similarity_new", "fate"),
+)
+_ORDERS = (
+    ("gain", "largest gain in similarity"),
+    ("-gain", "smallest gain in similarity"),
+    ("-new", "lowest similarity, new caption"),
+    ("-raw", "lowest similarity, raw caption"),
 )
 _EXAMPLE_COLUMNS = (
     *("question_id", "image", "question", "old", "new", "truth"),
@@ -49,6 +53,7 @@ class ReportSources:
         settings: what the page shows.
         gallery: rows of captions, or ``None``.
         image_root: folder of the corpus's images.
+        plan: ``plan.json``, shown if it exists.
     """
 
     inputs: ComparisonInputs
@@ -57,6 +62,7 @@ class ReportSources:
     settings: ReportSettings
     gallery: Sequence[Path] = ()
     image_root: Path | None = None
+    plan: Path | None = None
 
 
 def render_page(context: Row) -> str:
@@ -89,8 +95,8 @@ def page_context(sources: ReportSources) -> Row:
         "gates": gate_summary(sources.inputs),
         "benchmarks": _benchmarks(document, colors),
         "examples": _examples(sources),
-        "costs": cost_rows(sources.inputs),
-        "provenance": _provenance(sources),
+        "costs": cost_table(sources.inputs, read_plan(sources.plan)),
+        "provenance": provenance(sources.inputs, document, settings),
     }
 
 
@@ -125,8 +131,10 @@ def _gallery(sources: ReportSources) -> Row:
     found = found[: sources.settings.gallery_size]
     rows = [_gallery_row(sources, row) for row in found]
     known = [row for row in rows if "truth" in row]
+    orders = _ORDERS if any(row["gain"] is not None for row in rows) else ()
     return {
         "records": rows,
+        "orders": orders,
         "fates": sorted({row["fate"] for row in rows}),
         "corruptions": sorted({row["corruption"] for row in known}),
         "exact": sum(r["new_text"] == r["truth"] for r in known) if known else None,
@@ -138,9 +146,11 @@ def _gallery(sources: ReportSources) -> Row:
 def _gallery_row(sources: ReportSources, row: Row) -> Row:
     extra = {"corruption": "intact"} if row.get("corruption") == "none" else {}
     kept = "kept, new caption" if row["replaced"] else "kept, raw caption"
+    old, new = row.get("similarity_original"), row.get("similarity_new")
     return {
         **row,
         **extra,
+        "gain": None if old is None or new is None else round(new - old, 4) + 0.0,
         "changed": row["original_text"] != row["new_text"],
         "fate": kept if row["kept"] else "dropped",
         "picture": thumbnail(sources.image_root, str(row["image"]), sources.settings.image_width),
@@ -180,12 +190,12 @@ def _stages(inputs: ComparisonInputs, colors: dict[str, str]) -> list[Row]:
 
 def _benchmarks(document: Row, colors: dict[str, str]) -> list[Row]:
     benchmarks = []
-    for number, facts in enumerate(document["benchmarks"]):
+    for facts in document["benchmarks"]:
         name, controls = facts["benchmark"], facts.get("controls", [])
         pairs = [row for row in document["comparisons"] if row["benchmark"] == name]
         text = "; ".join(f"{arm['arm']} {arm['accuracy']:.2f} points" for arm in facts["arms"])
         figure = accuracy_plot(
-            facts["arms"], controls, colors, f"accuracy-{number}", f"{name}: {text}"
+            facts["arms"], controls, colors, f"accuracy-{name}", f"{name}: {text}"
         )
         benchmarks.append({**facts, "controls": controls, "pairs": pairs, "figure": figure})
     return benchmarks
@@ -209,24 +219,3 @@ def _examples(sources: ReportSources) -> list[Row]:
         extra = {"rows": rows, "changes": changes, "csv": _csv(_EXAMPLE_COLUMNS, rows)}
         sections.append({**pair, "seed": scores.seeds[0], **extra})
     return sections
-
-
-def _provenance(sources: ReportSources) -> Row:
-    commits = set()
-    for run in sources.inputs.runs:
-        for path in run.manifests.values():
-            commits.add(str(read_manifest(path).get("volatile", {}).get("git_commit", "unknown")))
-    return {
-        "report_commit": code_state()["git_commit"],
-        "local_edits": code_state()["dirty"],
-        "run_commits": sorted(commits),
-        "stage_versions": STAGE_VERSIONS,
-        "commands": sources.inputs.commands,
-        "brought_in": [origin(entry) for entry in sources.inputs.brought_in],
-        "score_files": sources.document["provenance"]["score_files"],
-        "settings": {
-            **sources.inputs.settings,
-            "compare": sources.document["settings"],
-            "report": sources.settings.model_dump(),
-        },
-    }

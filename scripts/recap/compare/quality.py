@@ -144,7 +144,7 @@ def length_plot(documents: Sequence[Row], colors: Mapping[str, str]) -> Figure:
         f"{d['length_quantiles']['25']:g} to {d['length_quantiles']['75']:g}"
         for d in documents
     )
-    with canvas(5.2, 3.0, "caption-lengths", f"Share of captions by number of words. {text}") as c:
+    with canvas(5.2, 3.3, "caption-lengths", f"Share of captions by number of words. {text}") as c:
         longest = max(_shares(d["length_histogram"]).size for d in documents)
         for number, document in enumerate(documents):
             _length_line(c, document, longest, colors[document["arm"]], _DASHES[number % 4])
@@ -152,7 +152,8 @@ def length_plot(documents: Sequence[Row], colors: Mapping[str, str]) -> Figure:
         c.axes.set_ylabel("% of the arm's captions")
         c.axes.set_ylim(bottom=0)
         c.axes.grid(lw=0.6)
-        c.axes.legend(frameon=False, fontsize=9, handlelength=1.6)
+        style = {"frameon": False, "fontsize": 9, "handlelength": 1.6}
+        c.axes.figure.legend(loc="outside lower center", ncols=3, **style)
     return c.figure
 
 

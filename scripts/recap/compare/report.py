@@ -9,12 +9,14 @@ from typing import Any
 import numpy as np
 
 from ..errors import RecapError
-from ..io import read_json, write_text
+from ..io import read_json, write_json, write_text
 from ..manifest import write_manifest
 from ..settings import ReportSettings
+from .beside import write_figures, write_tables
 from .inputs import load_inputs
 from .page import ReportSources, page_context, render_page
 from .run import read_settings
+from .run_card import run_card
 from .scores import load_scores
 from .templating import text_environment
 from .verdicts import verdict_line
@@ -36,12 +38,16 @@ class ReportRequest:
     summary: Path
     gallery: tuple[Path, ...] = ()
     image_root: Path | None = None
+    plan: Path | None = None
     verdict: Path | None = None
+    run_card: Path | None = None
+    figures: Path | None = None
+    tables: Path | None = None
     manifest: Path | None = None
 
 
 def build_report(request: ReportRequest) -> None:
-    """Write the page, the two Markdown files and the verdict.
+    """Write the page, the two Markdown files, and what else is asked for.
 
     Raises:
         RecapError: if a file is missing or belongs to another experiment.
@@ -51,30 +57,22 @@ def build_report(request: ReportRequest) -> None:
     started = time.time()
     sources = _load(request)
     context = page_context(sources)
-    write_text(request.out, render_page(context))
-    texts = text_environment()
-    context["stages"] = [{**stage, "arms": _by_arm(stage["rows"])} for stage in context["stages"]]
-    for path, name in (
-        (request.training_analysis, "training_analysis.md.j2"),
-        (request.summary, "summary.md.j2"),
-    ):
-        write_text(path, texts.get_template(name).render(context))
-    outputs = {
-        "page": request.out,
-        "training_analysis": request.training_analysis,
-        "summary": request.summary,
-    }
+    page = render_page(context)
+    write_text(request.out, page)
+    outputs = {"page": request.out, **_write_texts(request, context)}
     if request.verdict is not None:
         write_text(request.verdict, verdict_line(sources.document) + "\n")
         outputs["verdict"] = request.verdict
-    size = request.out.stat().st_size
-    logger.info("%s: %d bytes", request.out, size)
-    if size > _MAIL_LIMIT:
-        logger.warning(
-            "%s is too large to mail; lower report.gallery_size, report.example_answers or "
-            "report.image_width",
-            request.out,
-        )
+    if request.run_card is not None:
+        write_json(request.run_card, run_card(context, sources.inputs))
+        outputs["run_card"] = request.run_card
+    if request.figures is not None:
+        names = write_figures(context, request.figures)
+        outputs |= {f"figures/{name}": request.figures / name for name in names}
+    if request.tables is not None:
+        names = write_tables(page, request.tables)
+        outputs |= {f"tables/{name}": request.tables / name for name in names}
+    _warn_of_size(request.out)
     if request.manifest is not None:
         write_manifest(
             request.manifest,
@@ -84,6 +82,29 @@ def build_report(request: ReportRequest) -> None:
             settings=sources.settings.model_dump(),
             counts={"comparisons": len(sources.document["comparisons"])},
             started=started,
+        )
+
+
+def _write_texts(request: ReportRequest, context: Row) -> dict[str, Path]:
+    texts = text_environment()
+    stages = [{**stage, "arms": _by_arm(stage["rows"])} for stage in context["stages"]]
+    files = {
+        "training_analysis": (request.training_analysis, "training_analysis.md.j2"),
+        "summary": (request.summary, "summary.md.j2"),
+    }
+    for path, name in files.values():
+        write_text(path, texts.get_template(name).render(context | {"stages": stages}))
+    return {name: path for name, (path, _) in files.items()}
+
+
+def _warn_of_size(page: Path) -> None:
+    size = page.stat().st_size
+    logger.info("%s: %d bytes", page, size)
+    if size > _MAIL_LIMIT:
+        logger.warning(
+            "%s is too large to mail; lower report.gallery_size, report.example_answers or "
+            "report.image_width",
+            page,
         )
 
 
@@ -103,6 +124,7 @@ def _load(request: ReportRequest) -> ReportSources:
         settings=read_settings(ReportSettings, request.settings),
         gallery=request.gallery,
         image_root=request.image_root,
+        plan=request.plan,
     )
 
 

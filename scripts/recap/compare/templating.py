@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
 
 from .tables import table
 from .verdicts import interval_text, p_text, percent, points
@@ -50,12 +51,13 @@ def _environment(*, autoescape: bool) -> Environment:
         "share": lambda value: f"{100 * value:.1f}%",
         "p": p_text,
         "count": lambda value: f"{value:,}".replace(",", "\u202f"),
-        "decimals": lambda value: "–" if value is None else f"{value:.3f}",
+        "decimals": lambda value: "–" if value is None else f"{value:.3f}".replace("-", "−"),
         "shown": shown,
         "pretty": lambda value: json.dumps(value, indent=2, ensure_ascii=False, sort_keys=True),
         "hours": hours,
         "clip": clip,
         "plain": plain,
+        "breakable": breakable,
         "table": table,
     }
     return result
@@ -77,6 +79,11 @@ def plain(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     return str(value)
+
+
+def breakable(name: str) -> Markup:
+    """Return a name, escaped, that may be broken into lines after its underscores."""
+    return Markup("_<wbr>").join(name.split("_"))
 
 
 def clip(text: str) -> str:

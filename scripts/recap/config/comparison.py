@@ -5,6 +5,7 @@ from typing import Any
 from ..compare.lmms_names import run_files
 from ..evaluate.protocol import MAJORITY
 from .fetching import FetchWiring
+from .jobs import JobWiring
 from .positive import PositiveControlWiring
 from .wiring import Wiring
 
@@ -27,6 +28,7 @@ class ComparisonWiring:
         self._wiring = wiring
         self._config = wiring.config
         self._fetching = FetchWiring(wiring)
+        self._jobs = JobWiring(wiring)
         self._positive = PositiveControlWiring(wiring)
         self._base = f"results/{wiring.config.experiment}"
 
@@ -53,10 +55,13 @@ class ComparisonWiring:
             ],
             "controls": self._controls(),
             "positive_controls": self._positive.entries(),
-            "perf": self._perf_entries(),
+            "perf": self._jobs.entries(),
             "brought_in": self._fetching.brought_in(),
             "settings": {key: getattr(config, key).model_dump(mode="json") for key in _SHOWN},
-            "commands": [f"snakemake --config experiment={config.experiment}"],
+            "commands": [
+                "make setup",
+                f"snakemake --profile profiles/local --config experiment={config.experiment}",
+            ],
         }
 
     def results(self) -> list[str]:
@@ -93,7 +98,7 @@ class ComparisonWiring:
 
     def perf(self) -> list[str]:
         """Return the files that tell what each job cost."""
-        return [entry["path"] for entry in self._perf_entries()]
+        return [entry["path"] for entry in self._jobs.entries()]
 
     def brought_in(self) -> list[str]:
         """Return the manifests of models and data that came from outside."""
@@ -190,45 +195,6 @@ class ComparisonWiring:
     def _evaluation(self, arm: str, seed: int, benchmark: str) -> dict[str, Any]:
         files = _files(self._wiring.evaluation(arm, seed, benchmark))
         return {"arm": arm, "seed": seed, "benchmark": benchmark, **files}
-
-    def _perf_entries(self) -> list[dict[str, str]]:
-        config, entries = self._config, []
-        for arm in config.arms:
-            for seed in config.seeds:
-                for stage in ("pretrain", "finetune"):
-                    path = f"{self._base}/perf/{stage}/{arm}.seed{seed}.json"
-                    entries.append({"label": f"{stage} {arm} seed {seed}", "path": path})
-                for answered in self._answered():
-                    for index in range(config.evaluation_shards):
-                        name = f"{answered}.{config.evaluation_shards}_{index}"
-                        path = f"{self._base}/perf/predict_shard/{arm}.seed{seed}.{name}.json"
-                        label = f"predict {arm} seed {seed} {name}"
-                        entries.append({"label": label, "path": path})
-        return self._caption_perf() + entries
-
-    def _answered(self) -> list[str]:
-        """Return what every run's model answers: each benchmark, then under each control."""
-        controls = ["", *(f".{name}" for name in self._config.controls if name != MAJORITY)]
-        return [f"{name}{control}" for name in self._config.benchmarks for control in controls]
-
-    def _caption_perf(self) -> list[dict[str, str]]:
-        entries = {}
-        for arm in self._config.arms:
-            row = self._wiring.experiment.arms[arm]
-            if row.caption_policy == "keep":
-                continue
-            for shard in self._wiring.shards(row.corpus):
-                name = f"{row.corpus}.{row.pre_recipe or 'none'}.{row.captioner}.{shard}"
-                path = f"{self._base}/perf/caption_shard/{name}.json"
-                entries[path] = {"label": f"caption {row.captioner} shard {shard}", "path": path}
-                if self._config.caption.candidates > 1:
-                    path = f"{self._base}/perf/choose_caption/{name}.json"
-                    label = f"choice {row.captioner} shard {shard}"
-                    entries[path] = {"label": label, "path": path}
-                path = f"{self._base}/perf/score_similarity/{name}.json"
-                label = f"similarity {row.captioner} shard {shard}"
-                entries[path] = {"label": label, "path": path}
-        return list(entries.values())
 
 
 def _files(folder: str) -> dict[str, str]:

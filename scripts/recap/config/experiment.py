@@ -116,6 +116,28 @@ def experiment_files(name: str, root: str | Path = ".") -> list[str]:
     return files
 
 
+def experiment_from_files(name: str, root: str | Path = ".") -> Experiment:
+    """Return an experiment as Snakemake would load it without further settings.
+
+    Raises:
+        RecapError: with the key path and the fix, at the first problem.
+    """
+    raw: dict[str, Any] = {}
+    for path in ("config/config.yaml", *experiment_files(name, root)):
+        content = yaml.safe_load((Path(root) / path).read_text(encoding="utf-8"))
+        _merge(raw, content or {})
+    return load_experiment(raw | {"experiment": name})
+
+
+def _merge(base: dict[str, Any], extra: dict[str, Any]) -> None:
+    """Put settings over others, mappings key by key, as Snakemake does."""
+    for key, value in extra.items():
+        if isinstance(value, dict) and isinstance(base.get(key), dict):
+            _merge(base[key], value)
+        else:
+            base[key] = value
+
+
 def load_experiment(raw: dict[str, Any]) -> Experiment:
     """Validate a merged configuration and resolve the rows it names.
 

@@ -4,7 +4,9 @@ One rank drives one GPU. On one node ``accelerate launch`` starts the ranks; on
 several, SLURM does, one task a rank, so that each rank gets SLURM's signals itself.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from .schema import ComputeSettings
 
@@ -19,6 +21,28 @@ _AGENT = "env PET_SIGNALS_TO_HANDLE=SIGTERM,SIGINT,SIGHUP,SIGUSR1 PET_SHUTDOWN_T
 def lease_command(gpus: int) -> str:
     """Return what goes before a command, so that it has GPUs of its own on this machine."""
     return f"python scripts/lease_gpus.py {gpus}" if gpus else "env"
+
+
+def gres(compute: ComputeSettings, gpus: int) -> str:
+    """Return GPUs of a node as SLURM's generic resources, with the kind of card if one is named."""
+    kind = compute.gpu_request.partition(":")[2]
+    return ":".join(filter(None, ("gpu", kind, str(gpus)))) if gpus else ""
+
+
+def gpu_resources(
+    compute: ComputeSettings, gpus: int | Callable[[Any], int]
+) -> dict[str, int | str | Callable[[Any], int | str]]:
+    """Return the resource that asks for a job's GPUs, as the cluster wants it named.
+
+    Args:
+        compute: says which name that is.
+        gpus: how many, or a function of the wildcards that says so.
+    """
+    if compute.gpu_request == "gpus":
+        return {"gpu": gpus}
+    if callable(gpus):
+        return {"gres": lambda wildcards: gres(compute, gpus(wildcards))}
+    return {"gres": gres(compute, gpus)}
 
 
 @dataclass(frozen=True)
@@ -48,7 +72,7 @@ class TrainLaunch:
         """Memory on each node in MB, which is how SLURM counts it."""
         return self.compute.model_mem_mb * self.local_ranks
 
-    def resources(self) -> dict[str, int | str]:
+    def resources(self) -> dict[str, Any]:
         """Return the resources from which Snakemake's SLURM plugin makes its ``sbatch`` line.
 
         The plugin treats a job as parallel if the key ``mpi`` is there at all, so one node has
@@ -58,12 +82,12 @@ class TrainLaunch:
         """
         nodes, gpus = self.compute.train_nodes, self.compute.train_gpus
         if nodes == 1:
-            return {"nodes": 1, "gpu": gpus}
-        asked: dict[str, int | str] = {"mpi": "srun", "nodes": nodes}
+            return {"nodes": 1, **gpu_resources(self.compute, gpus)}
+        asked: dict[str, Any] = {"mpi": "srun", "nodes": nodes}
         # The plugin takes `tasks_per_node` only from 2 on.
         asked |= {"tasks_per_node": gpus} if gpus > 1 else {"tasks": nodes}
         if gpus:
-            asked |= {"gres": f"gpu:{gpus}", "tasks_per_gpu": 0}
+            asked |= {"gres": gres(self.compute, gpus), "tasks_per_gpu": 0}
         return asked
 
     def command(self, threads: int) -> str:
@@ -95,7 +119,7 @@ class TrainLaunch:
             (
                 f"srun --mpi=none --nodes={nodes} --ntasks={self.ranks}",
                 f"--ntasks-per-node={self.local_ranks} --cpus-per-task={threads}",
-                *([f"--gres=gpu:{gpus}"] if gpus else []),
+                *([f"--gres={gres(self.compute, gpus)}"] if gpus else []),
                 f"--kill-on-bad-exit=0 --wait={GRACE_SECONDS}",
                 "python scripts/start_rank.py",
             )

@@ -61,7 +61,15 @@ def build_files(folder: str | Path) -> dict[str, str]:
     for name, model in models.items():
         schema = f"schemas/{Path(name).stem}.schema.json"
         files[schema] = dump_json(model.model_json_schema())
+    files["schemas/run_card.schema.json"] = dump_json(_run_card_schema())
     return files
+
+
+def _run_card_schema() -> dict[str, Any]:
+    from ..compare.run_card import RunCard
+
+    head = {"$schema": "https://json-schema.org/draft/2020-12/schema"}
+    return head | RunCard.model_json_schema()
 
 
 def build_reference(defaults: dict[str, Any]) -> str:

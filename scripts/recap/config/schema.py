@@ -63,6 +63,15 @@ class ComputeSettings(Settings):
         description="nodes of a training job; from 2 on its ranks are started by SLURM's `srun`, "
         "on a cluster alone. Memory a GPU stays the same",
     )
+    gpu_request: str = Field(
+        "gpus",
+        pattern=r"^(gpus|gres(:\w+)?)$",
+        description="how GPUs are asked for on a cluster: `gpus`, `gres`, or `gres:rtx4090` to "
+        "name the kind of card; `profiles/slurm-gres` sets it",
+    )
+    gpu_memory_gib: float = Field(
+        22.0, gt=0, description="memory that each card must have free; a node with less is refused"
+    )
     cpu_threads: int = Field(4, ge=1, description="threads of a CPU job")
     gpu_threads: int = Field(
         8, ge=1, description="threads of a model job; of a training job, of each of its ranks"

@@ -35,6 +35,10 @@ class StepWiring:
         """Return the places as a regular expression that matches nothing else."""
         return "|".join(self._steps) or NO_RECIPE
 
+    def chain(self, place: str) -> list[Step]:
+        """Return the steps of a place; none where its recipe has filters alone."""
+        return self._steps.get(place, [])
+
     def corpus(self, place: str) -> str:
         """Return the corpus whose records come to a place."""
         return self._corpora[place]

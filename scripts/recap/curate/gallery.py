@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import isnan
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +26,15 @@ class GalleryExtras:
             shows, and how its raw caption was spoilt. Drawn corpora have it.
         decisions: files of ``apply_caption_policy.py --decisions``, with the
             similarity of the picture to either caption.
+        similarity: tables of ``score_similarity.py``, for policies that do not read
+            them and so leave no similarity in their decisions.
         held_out: ids that are not shown, as no arm trains on them or dropped them.
     """
 
     truth: str | Path | None = None
     decisions: Sequence[str | Path] = ()
     held_out: str | Path | None = None
+    similarity: Sequence[str | Path] = ()
 
 
 def build_gallery(
@@ -95,6 +99,8 @@ def _known(extras: GalleryExtras, chosen: set[str]) -> dict[str, Row]:
             if lacking := [name for name in _TRUTH if name not in row]:
                 raise RecapError(f"{extras.truth}: id {identity!r} lacks {', '.join(lacking)}")
             known[identity] |= {"truth": row["canonical"], "corruption": row["corruption"]}
+    for table in extras.similarity:
+        _add_similarities(known, table)
     for path in extras.decisions:
         for row in iter_jsonl(path):
             if row["id"] in chosen:
@@ -104,3 +110,14 @@ def _known(extras: GalleryExtras, chosen: set[str]) -> dict[str, Row]:
                     if row.get(name) is not None
                 }
     return known
+
+
+def _add_similarities(known: dict[str, Row], table: str | Path) -> None:
+    """Add the cosines of a table to the rows it covers; unknown ones are left out."""
+    from .similarity import read_similarity
+
+    found = read_similarity(table)
+    for place, identity in enumerate(found.ids):
+        if identity in known:
+            values = {name: float(found.columns[name][place]) for name in _SIMILARITIES}
+            known[identity] |= {k: round(v, 4) for k, v in values.items() if not isnan(v)}

@@ -267,7 +267,8 @@ class Experiment:
             "peak_rss_mib": 900.0,
         }
         path = self._json(f"perf/finetune/{arm}.json", figures)
-        return {"label": f"finetune {arm} seed 1", "path": str(path)}
+        label = f"finetune {arm} seed 1"
+        return {"label": label, "path": str(path), "stage": "finetune", "arms": [arm]}
 
 
 def build_page(experiment: Experiment, name: str = "report", settings: str = "{}") -> Path:
@@ -286,7 +287,11 @@ def build_page(experiment: Experiment, name: str = "report", settings: str = "{}
             summary=out.with_name("final_project_summary.md"),
             gallery=(experiment.gallery(),),
             image_root=experiment.root,
+            plan=experiment.root / "plan.json",
             verdict=out.with_name("verdict.txt"),
+            run_card=out.with_name("run_card.json"),
+            figures=out.with_name("figures"),
+            tables=out.with_name("tables"),
         )
     )
     return out

@@ -1,6 +1,7 @@
 """The gallery knows the truth where a corpus has it, and what was decided and why."""
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -68,3 +69,21 @@ def test_truth_must_cover_the_gallery(tmp_path: Path) -> None:
     truth = lines(tmp_path / "truth.jsonl", [{"id": "a", "canonical": "x", "corruption": "none"}])
     with pytest.raises(RecapError, match="id 'b' lacks canonical, corruption"):
         gallery(tmp_path, GalleryExtras(truth))
+
+
+def test_similarities_of_policies_that_do_not_read_them(tmp_path: Path) -> None:
+    """They come from the tables of score_similarity.py; an unscored caption has none."""
+    from recap.curate.similarity import NEW_COLUMN, ORIGINAL_COLUMN
+    from recap.curate.statistics import StatisticsTable, write_statistics
+
+    columns = {
+        ORIGINAL_COLUMN: [0.25, math.nan, 0.5],
+        NEW_COLUMN: [0.75, 0.9, 0.123456],
+    }
+    table = tmp_path / "similarity.parquet"
+    write_statistics(table, StatisticsTable(["b", "c", "unused"], columns, {}))
+    rows = gallery(tmp_path, GalleryExtras(similarity=[table]))
+    assert (rows["b"]["similarity_original"], rows["b"]["similarity_new"]) == (0.25, 0.75)
+    assert rows["c"]["similarity_new"] == 0.9
+    assert "similarity_original" not in rows["c"]
+    assert "similarity_new" not in rows["a"]

@@ -147,9 +147,10 @@ def test_hover_holds_the_values() -> None:
     document = json.loads(figure.hover)
     assert [line["label"] for line in document["series"]] == ["a, seed 1", "a, seed 2"]
     assert document["series"][0]["y"] == [3.0, 2.0, 9.5, 1.0]
+    assert document["label"] == "update"
     left, top, right, bottom = document["box"]
     assert 0 < left < right <= 360
-    assert 0 <= top < bottom < 3.1 * 72
+    assert 0 <= top < bottom < 3.4 * 72
 
 
 def test_thinning_keeps_ends_and_extremes() -> None:

@@ -79,12 +79,46 @@ def test_gallery_search_and_choice(browser: Browser) -> None:
     assert browser.run(f"{VISIBLE}.length") == 0
 
 
+def test_gallery_in_the_order_of_similarity(browser: Browser) -> None:
+    """The records gain 0.2, 0.1 and 0.0; putting them back gives the order of the draw."""
+    names = "[...document.querySelectorAll('#gallery-list > li')].map(e => e.dataset.gain)"
+    assert browser.run(names) == ["0.2", "0.1", "0.0"]
+    type_into(browser, ".finder select[name=order]", "-gain")
+    assert browser.run(names) == ["0.0", "0.1", "0.2"]
+    assert browser.run(f"{VISIBLE}.length") == 3
+    type_into(browser, ".finder select[name=order]", "")
+    assert browser.run(names) == ["0.2", "0.1", "0.0"]
+
+
+def test_zoom_by_buttons_and_drag(browser: Browser) -> None:
+    figure = "document.querySelector('figure[data-hover]')"
+    box = f"{figure}.querySelector('svg').getAttribute('viewBox').split(' ').map(Number)"
+    whole = browser.run(box)
+    press = f"[...{figure}.querySelectorAll('.zoom button')]"
+    assert browser.run(f"{press}.map(b => b.disabled)") == [False, True, True]
+    browser.run(f"{press}[0].click()")
+    left, top, width, height = browser.run(box)
+    assert (width, height) == (whole[2] / 2, whole[3] / 2)
+    assert (left, top) == (whole[0] + whole[2] / 4, whole[1] + whole[3] / 4)
+    browser.run(f"{figure}.scrollIntoView({{behavior: 'instant'}})")
+    x, y = browser.run(
+        f"(b => [b.x + b.width / 2, b.y + b.height / 2])"
+        f"({figure}.querySelector('svg').getBoundingClientRect())"
+    )
+    for kind, at in (("mousePressed", x), ("mouseMoved", x - 40), ("mouseReleased", x - 40)):
+        event = {"type": kind, "x": at, "y": y, "button": "left", "buttons": 1, "clickCount": 1}
+        browser.call("Input.dispatchMouseEvent", event)
+    assert browser.run(box)[0] > left, "the figure follows the pointer to the left"
+    browser.run(f"{press}[2].click()")
+    assert browser.run(box) == whole
+
+
 def test_sorting_a_table_by_number(browser: Browser) -> None:
     column = (
-        "[...document.querySelectorAll('#table-accuracy-1 tbody td:nth-child(2)')]"
+        "[...document.querySelectorAll('#table-accuracy-textvqa_ocr tbody td:nth-child(2)')]"
         ".map(c => Number(c.dataset.value))"
     )
-    heading = "document.querySelectorAll('#table-accuracy-1 thead th')[1]"
+    heading = "document.querySelectorAll('#table-accuracy-textvqa_ocr thead th')[1]"
     before = browser.run(column)
     browser.run(f"{heading}.querySelector('button').click()")
     assert browser.run(column) == sorted(before)
@@ -133,7 +167,7 @@ def test_a_mark_lies_on_its_curve(browser: Browser) -> None:
     assert distance < 0.5
 
 
-@pytest.mark.parametrize("width", [390, 1200])
+@pytest.mark.parametrize("width", [390, 800, 1280])
 def test_no_sideways_scrolling(browser: Browser, width: int) -> None:
     metrics = {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": width < 500}
     browser.call("Emulation.setDeviceMetricsOverride", metrics)
@@ -156,21 +190,30 @@ def test_dark_is_dark_and_both_have_contrast(browser: Browser) -> None:
         return (Math.max(ink, paper) + 0.05) / (Math.min(ink, paper) + 0.05);
       })];
     })()"""
-    for scheme, is_dark in (("light", False), ("dark", True)):
+    # Paper is white, whatever the screen was.
+    for scheme, media, is_dark in (
+        ("light", "screen", False),
+        ("dark", "screen", True),
+        ("dark", "print", False),
+    ):
         features = [{"name": "prefers-color-scheme", "value": scheme}]
-        browser.call("Emulation.setEmulatedMedia", {"features": features})
+        browser.call("Emulation.setEmulatedMedia", {"media": media, "features": features})
         paper, *ratios = browser.run(contrast)
         assert (paper < 0.2) is is_dark
-        assert min(ratios) >= 4.5, (scheme, ratios)
+        assert min(ratios) >= 4.5, (scheme, media, ratios)
 
 
 def test_print_shows_all_and_hides_controls(browser: Browser) -> None:
+    zoomed = "document.querySelectorAll('svg.zoomed').length"
+    browser.run("document.querySelector('.zoom button').click()")
+    assert browser.run(zoomed) == 1
     browser.run("window.dispatchEvent(new Event('beforeprint'))")
+    assert browser.run(zoomed) == 0, "paper shows whole figures"
     assert browser.run("document.querySelectorAll('details:not([open])').length") == 0
     browser.run("window.dispatchEvent(new Event('afterprint'))")
     assert browser.run("document.querySelectorAll('details[open]').length") == 0
     browser.call("Emulation.setEmulatedMedia", {"media": "print"})
-    for selector in ("nav", ".finder", ".get"):
+    for selector in ("nav", ".finder", ".get", ".zoom"):
         style = f"getComputedStyle(document.querySelector('{selector}')).display"
         assert browser.run(style) == "none"
     pdf = base64.b64decode(browser.call("Page.printToPDF")["data"])
@@ -200,9 +243,9 @@ def test_names_roles_and_order_for_screen_readers(browser: Browser) -> None:
 
 def test_a_download_is_the_table(browser: Browser) -> None:
     text = browser.run(
-        "atob(document.querySelector('a[download=\"accuracy-1.csv\"]').href.split(',')[1])"
+        "atob(document.querySelector('a[download=\"accuracy-textvqa_ocr.csv\"]').href.split(',')[1])"
     )
     lines = text.splitlines()
     assert lines[0].startswith("arm,accuracy,low,high,n,")
-    shown = browser.run("document.querySelectorAll('#table-accuracy-1 tbody tr').length")
+    shown = browser.run("document.querySelectorAll('#table-accuracy-textvqa_ocr tbody tr').length")
     assert len(lines) == 1 + shown

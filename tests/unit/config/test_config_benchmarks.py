@@ -83,7 +83,8 @@ def test_a_positive_control_is_asked_for_where_its_weights_are(tmp_path):
         changes = {"positive_controls": ["mgm_2b_textvqa_ocr"], "data_root": str(tmp_path)}
         wiring = Wiring(experiment(**changes))
         (entry,) = PositiveControlWiring(wiring).entries()
-        return entry, ComparisonWiring(wiring).results()
+        comparison = ComparisonWiring(wiring)
+        return entry, comparison.results() + comparison.perf()
 
     entry, files = entries()
     folder = tmp_path / "models" / "mgm-2b-released"
@@ -94,6 +95,8 @@ def test_a_positive_control_is_asked_for_where_its_weights_are(tmp_path):
     entry, files = entries()
     report = "results/blip2_30k/positive_controls/mgm-2b-released/textvqa_ocr/agreement.json"
     assert entry["report"] == report and entry["missing"] == "" and report in files
+    perf = "results/blip2_30k/perf/positive_control/mgm-2b-released.textvqa_ocr."
+    assert any(path.startswith(perf) for path in files)
 
 
 @pytest.mark.parametrize(

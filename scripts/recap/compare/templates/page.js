@@ -33,12 +33,23 @@ for (const table of all("table")) {
   });
 }
 
+// Put entries in the order of a number they carry, largest first, "-" in front: smallest first.
+function putInOrder(entries, order) {
+  const sign = order.startsWith("-") ? 1 : -1;
+  const key = order.replace("-", "");
+  const value = (entry) => Number(entry.dataset[key] ?? NaN);
+  const known = entries.filter((entry) => !Number.isNaN(value(entry)));
+  const rest = entries.filter((entry) => Number.isNaN(value(entry)));
+  const sorted = key ? [...known.sort((a, b) => sign * (value(a) - value(b))), ...rest] : entries;
+  entries[0]?.parentNode.append(...sorted);
+}
+
 // Show the entries of a list that hold every word searched for and match each choice.
 for (const finder of all(".finder")) {
   const entries = all("li", document.getElementById(finder.dataset.list));
   const search = () => {
     const words = one("input", finder).value.toLowerCase().split(/\s+/);
-    const choices = all("select", finder).filter((select) => select.value !== "");
+    const choices = all("select:not([name=order])", finder).filter((select) => select.value !== "");
     let shown = 0;
     for (const entry of entries) {
       const text = entry.textContent.toLowerCase();
@@ -49,6 +60,7 @@ for (const finder of all(".finder")) {
     one("output", finder).textContent = `${shown} of ${entries.length} shown`;
   };
   finder.addEventListener("input", search);
+  one("[name=order]", finder)?.addEventListener("input", (event) => putInOrder(entries, event.target.value));
   finder.addEventListener("submit", (event) => event.preventDefault());
   finder.hidden = false;
   search();
@@ -64,7 +76,7 @@ function nearest(values, wanted) {
 }
 
 function hoverCurves(figure) {
-  const { box: [left, top, right, bottom], x, y, log, series } = JSON.parse(figure.dataset.hover);
+  const { box: [left, top, right, bottom], x, y, label, log, series } = JSON.parse(figure.dataset.hover);
   const svg = one("svg", figure);
   const steps = [...new Set(series.flatMap((line) => line.x))].sort((a, b) => a - b);
   const scale = (value, [low, high], start, end) => start + (end - start) * (value - low) / (high - low);
@@ -88,7 +100,8 @@ function hoverCurves(figure) {
       });
       return `${line.label}: ${line.y[at]}`;
     });
-    readout.textContent = `update ${steps[place]} · ${lines.join(" · ")}`;
+    readout.textContent = `${label} ${steps[place]} · ${lines.join(" · ")}`;
+    readout.style.minHeight = `${readout.offsetHeight}px`; // what follows moves once, not at each visit
   };
   svg.addEventListener("pointermove", (event) => {
     const point = new DOMPoint(event.clientX, event.clientY).matrixTransform(svg.getScreenCTM().inverse());
@@ -106,6 +119,47 @@ function hoverCurves(figure) {
 }
 
 all("figure[data-hover]").forEach(hoverCurves);
+
+// Look closer at a figure: buttons, then drag.
+function zoomFigure(figure) {
+  const svg = one("svg", figure);
+  const { x, y, width, height } = svg.viewBox.baseVal;
+  const whole = [x, y, width, height];
+  const state = { level: 1, x: x + width / 2, y: y + height / 2 };
+  const clamp = (value, start, size, part) => Math.min(Math.max(value, start + part / 2), start + size - part / 2);
+  const tools = document.createElement("span");
+  tools.className = "zoom";
+  const draw = (level) => {
+    const [left, top, wide, high] = whole;
+    state.level = Math.min(8, Math.max(1, level));
+    const [w, h] = [wide / state.level, high / state.level];
+    state.x = clamp(state.x, left, wide, w);
+    state.y = clamp(state.y, top, high, h);
+    svg.setAttribute("viewBox", [state.x - w / 2, state.y - h / 2, w, h].join(" "));
+    svg.classList.toggle("zoomed", state.level > 1);
+    const [closer, farther, reset] = tools.children;
+    closer.disabled = state.level === 8;
+    farther.disabled = reset.disabled = state.level === 1;
+  };
+  const name = svg.getAttribute("aria-label");
+  for (const [sign, label, step] of [["+", "Zoom in", 2], ["−", "Zoom out", 0.5], ["1:1", "Whole figure", 0]]) {
+    const button = tools.appendChild(document.createElement("button"));
+    Object.assign(button, { type: "button", textContent: sign, title: label, onclick: () => draw(state.level * step) });
+    button.setAttribute("aria-label", `${label}: ${name}`.slice(0, 120));
+  }
+  svg.addEventListener("pointermove", (event) => {
+    if (state.level === 1 || event.buttons !== 1) return;
+    const scale = whole[2] / state.level / svg.clientWidth;
+    state.x -= event.movementX * scale;
+    state.y -= event.movementY * scale;
+    draw(state.level);
+  });
+  addEventListener("beforeprint", () => draw(1));
+  one("figcaption", figure).append(" ", tools);
+  draw(1);
+}
+
+all("figure").filter((figure) => one("svg", figure)).forEach(zoomFigure);
 
 // Paper shows everything: open what is folded, close it again afterwards.
 let opened = [];

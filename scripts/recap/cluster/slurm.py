@@ -1,0 +1,84 @@
+"""Asking SLURM about jobs, where there is one; never an error where there isn't."""
+
+import re
+import subprocess
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+ALIVE = ("PENDING", "CONFIGURING", "RUNNING", "COMPLETING", "SUSPENDED", "REQUEUED", "RESIZING")
+_SECONDS = 30
+_PAUSE = 5.0
+
+
+@dataclass(frozen=True)
+class JobFacts:
+    """What SLURM knows about a job; empty strings for what it doesn't."""
+
+    state: str = ""
+    node: str = ""
+
+
+@dataclass(frozen=True)
+class LiveJob:
+    """A job that waits or runs."""
+
+    number: str
+    what: str
+    state: str
+
+
+def ask(*command: str) -> str | None:
+    """Return what a command prints; None if it fails, hangs or does not exist."""
+    try:
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=_SECONDS, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout if done.returncode == 0 else None
+
+
+def job_facts(number: str) -> JobFacts:
+    """Return state and node of a job, from the controller or, when it forgot, the accounting."""
+    if not number:
+        return JobFacts()
+    shown = ask("scontrol", "show", "job", number, "--oneliner")
+    if shown:
+        state = re.search(r"\bJobState=(\w+)", shown)
+        node = re.search(r"\bBatchHost=(\S+)", shown) or re.search(r"\bNodeList=(\S+)", shown)
+        if state:
+            return JobFacts(state[1], _named(node[1] if node else ""))
+    listed = ask("sacct", "-X", "-n", "-P", f"--jobs={number}", "--format=State,NodeList")
+    if listed and listed.strip():
+        ended, _, nodes = listed.splitlines()[-1].partition("|")
+        return JobFacts(ended.partition(" ")[0], _named(nodes))
+    return JobFacts()
+
+
+def _named(nodes: str) -> str:
+    return "" if nodes.startswith(("(", "None")) or nodes == "None assigned" else nodes
+
+
+def live_jobs(folder: Path) -> list[LiveJob]:
+    """Return the jobs that a Snakemake of this folder submitted and that wait or run.
+
+    The plugin names a job by the run's UUID and writes its rule into the comment.
+    """
+    listed = ask("squeue", "--me", "--noheader", "--format=%A|%T|%Z|%k")
+    found = []
+    for line in (listed or "").splitlines():
+        number, state, where, comment = (line.split("|", 3) + [""] * 4)[:4]
+        if Path(where) == folder and comment.startswith("rule_") and state in ALIVE:
+            found.append(LiveJob(number, comment.removeprefix("rule_"), state))
+    return found
+
+
+def wait_for_controller(limit_seconds: float) -> bool:
+    """Wait until SLURM's controller answers; return whether it does."""
+    end = time.monotonic() + limit_seconds
+    while ask("sinfo", "--noheader", "--format=%P") is None:
+        if time.monotonic() > end:
+            return False
+        time.sleep(_PAUSE)
+    return True
