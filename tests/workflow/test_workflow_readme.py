@@ -22,7 +22,7 @@ PLACEHOLDERS = {
     "ORIGINAL=llava.json": "ORIGINAL=own/llava.json",
 }
 # Real models and a cluster are not at hand; these commands are planned to the last job instead.
-PLANNED = {"snakemake --profile profiles/slurm --config experiment=blip2_30k"}
+PLANNED = {"snakemake --profile slurm --config experiment=blip2_30k"}
 # It runs the tests that this is one of.
 ASKED_ONLY = {"make test"}
 
