@@ -11,7 +11,11 @@ from recap.planning.costs import cost_table, job_costs, write_costs
 
 def parser() -> argparse.ArgumentParser:
     """Return the command line's parser."""
-    p = make_parser(__doc__ or "", "account_costs.py --results results/demo --arms baseline ...")
+    p = make_parser(
+        __doc__ or "",
+        "account_costs.py --results results/demo --arms baseline blip2_enhanced "
+        "--out costs.json --table costs.tsv",
+    )
     p.add_argument("--results", type=Path, required=True, help="folder with `perf` and `plan.json`")
     p.add_argument("--arms", nargs="+", required=True, help="names of the experiment's arms")
     p.add_argument("--out", type=Path, required=True, help="JSON to write")

@@ -22,7 +22,7 @@ PLACEHOLDERS = {
     "ORIGINAL=llava.json": "ORIGINAL=own/llava.json",
 }
 # Real models and a cluster are not at hand; these commands are planned to the last job instead.
-PLANNED = {"snakemake --profile profiles/slurm --config experiment=blip2_30k"}
+PLANNED = {"snakemake --profile slurm --config experiment=blip2_30k"}
 # It runs the tests that this is one of.
 ASKED_ONLY = {"make test"}
 
@@ -64,8 +64,9 @@ def _bring_corpus(clone) -> None:
     if own.exists():
         return
     own.mkdir()
-    lines = (world / "corpus.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
-    (own / "records.jsonl").write_text("".join(lines[: len(lines) // 8]), encoding="utf-8")
+    # As bytes: a line further down is no UTF-8, on purpose.
+    lines = (world / "corpus.jsonl").read_bytes().splitlines(keepends=True)
+    (own / "records.jsonl").write_bytes(b"".join(lines[: len(lines) // 8]))
     (own / "llava.json").write_bytes((world / "original.json").read_bytes())
     shutil.copytree(world / "images", own / "images")
 
