@@ -37,6 +37,8 @@ SETTINGS = SimpleNamespace(
 )
 COMPUTE = SimpleNamespace(gpu_threads=1, gpus=0, model_mem_mb=1000, runtime_minutes=5)
 LEASE = "env"
+GPUS = {"gpu": 0}
+PREFLIGHT = SimpleNamespace(reports=lambda kind: [])
 EXPERIMENT = SimpleNamespace(benchmarks={"textvqa": None})
 
 
