@@ -15,12 +15,12 @@ def parser() -> argparse.ArgumentParser:
 
 def main(args: argparse.Namespace) -> None:
     """Print the status."""
-    from recap.config.loading import read_experiment
+    from recap.config.experiment import experiment_from_files
     from recap.config.stages import stage_files
     from recap.config.wiring import Wiring
     from recap.status import describe
 
-    stages = stage_files(Wiring(read_experiment(args.experiment)))
+    stages = stage_files(Wiring(experiment_from_files(args.experiment)))
     sys.stdout.write(describe(args.experiment, stages))
 
 

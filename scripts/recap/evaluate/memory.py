@@ -9,7 +9,7 @@ from typing import Any
 from ..errors import RecapError
 from ..settings import EvaluateSettings
 
-LARGEST = 64  # more are no faster on an H100
+LARGEST = 64  # not measured: reading a batch of that size already fills many passes
 _ON_CPU = 16
 _GIB = 1 << 30
 _FIXED = 1.5 * _GIB  # CUDA context, workspaces, captured graphs, fragmentation
@@ -23,8 +23,8 @@ def resolve_batch_size(
     """Return the questions a forward pass, derived where the setting is ``auto``.
 
     Weights, activations of one pass, and a key-value cache for each question are added
-    up; docs/performance.md compares the sum with what was measured. Float32 is taken
-    for a run on CPU.
+    up. The estimate has not been compared with a GPU's figures yet; a batch that does not
+    fit is halved. Float32 is taken for a run on CPU.
 
     Args:
         config: of the MGM.

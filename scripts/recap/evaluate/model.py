@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_WORTH_COMPILING = 4000  # questions; what compiling takes is in docs/performance.md
+_WORTH_COMPILING = 4000  # questions; a guess, as compiling was not timed on a GPU yet
 
 
 class OutOfMemoryError(Exception):

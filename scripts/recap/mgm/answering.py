@@ -18,7 +18,8 @@ from .conversation import IMAGE_TOKEN_INDEX
 from .decoder import CachedDecoder, suits
 from .modeling import MGMForCausalLM
 
-# Positions a forward pass: more are no faster on an H100, and bound the activations' memory.
+# Positions a forward pass, and pictures: they bound the activations' memory. Chosen from shapes,
+# not measured.
 TOKENS_A_PASS = 10_240
 PICTURES_A_PASS = 16
 _FIRST_ROOM = 32  # tokens an answer has room for before its cache must grow

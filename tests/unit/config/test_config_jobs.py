@@ -2,8 +2,8 @@
 
 from collections import Counter
 
+from recap.config.experiment import experiment_from_files
 from recap.config.jobs import JobWiring
-from recap.config.loading import read_experiment
 from recap.config.stages import stage_files
 from recap.config.wiring import Wiring
 
@@ -12,7 +12,7 @@ PERF = "results/demo/perf"
 
 def test_jobs_of_the_demo_counted_by_hand():
     """Three shards, three seeds, three arms of which one repeats another, one arm curated only."""
-    entries = JobWiring(Wiring(read_experiment("demo"))).entries()
+    entries = JobWiring(Wiring(experiment_from_files("demo"))).entries()
     paths = [entry["path"] for entry in entries]
     assert len(paths) == len(set(paths))
     assert Counter(entry["stage"] for entry in entries) == {
@@ -38,7 +38,7 @@ def test_jobs_of_the_demo_counted_by_hand():
 
 
 def test_a_recipe_in_steps_has_a_file_a_step():
-    wiring = Wiring(read_experiment("strict_30k"))
+    wiring = Wiring(experiment_from_files("strict_30k"))
     entries = JobWiring(wiring).entries()
     stages = {entry["stage"] for entry in entries}
     assert "measure_step_shard" in stages
@@ -47,7 +47,7 @@ def test_a_recipe_in_steps_has_a_file_a_step():
 
 
 def test_stages_are_in_the_order_of_the_flow():
-    stages = stage_files(Wiring(read_experiment("smoke")))
+    stages = stage_files(Wiring(experiment_from_files("smoke")))
     names = list(stages)
     order = ["validate_corpus", "caption_shard", "convert_llava", "pretrain", "finetune"]
     order += ["merge_lora_weights", "predict_shard", "score_answers", "compare_runs"]
