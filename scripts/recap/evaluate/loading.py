@@ -22,13 +22,11 @@ class LoadedModel:
     Attributes:
         model: in evaluation mode, on its device.
         tokenizer: its own.
-        preprocess: makes pixels of pictures.
         variants: the adapters it can answer with; None for a merged checkpoint.
     """
 
     model: "MGMForCausalLM"
     tokenizer: Any
-    preprocess: "ImagePreprocessor"
     variants: "AdapterVariants | None" = None
 
 
@@ -39,10 +37,9 @@ def load_merged(checkpoint: Path, dtype: Dtype) -> LoadedModel:
         RecapError: see :func:`recap.mgm.checkpoint.load_checkpoint`.
     """
     from ..mgm.checkpoint import load_checkpoint
-    from ..mgm.processing import ImagePreprocessor
 
     model, tokenizer = load_checkpoint(checkpoint, dtype=dtype, device=_device())
-    return LoadedModel(model.eval(), tokenizer, ImagePreprocessor.from_checkpoint(checkpoint))
+    return LoadedModel(model.eval(), tokenizer)
 
 
 def load_adapters(parts: "ModelParts", adapters: Sequence[Path], dtype: Dtype) -> LoadedModel:
@@ -61,7 +58,6 @@ def load_adapters(parts: "ModelParts", adapters: Sequence[Path], dtype: Dtype) -
 
     from ..mgm.adapters import adapter_model_config
     from ..mgm.checkpoint import build_configured, describe_base, load_tokenizer
-    from ..mgm.processing import ImagePreprocessor
     from ..mgm.provenance import require_base
     from ..mgm.variants import AdapterVariants
 
@@ -78,8 +74,20 @@ def load_adapters(parts: "ModelParts", adapters: Sequence[Path], dtype: Dtype) -
     model = build_configured(configs[0], parts, dtype=dtype, seed=0)
     variants = AdapterVariants(model, adapters, getattr(torch, dtype))
     variants.to(_device())
-    tokenizer = load_tokenizer(parts.language_model)
-    return LoadedModel(model.eval(), tokenizer, ImagePreprocessor.from_parts(parts), variants)
+    return LoadedModel(model.eval(), load_tokenizer(parts.language_model), variants)
+
+
+def load_preprocessor(checkpoint: Path, parts: "ModelParts | None") -> "ImagePreprocessor":
+    """Return what makes pixels of pictures, for a checkpoint or for adapters of a base.
+
+    Raises:
+        RecapError: if its settings cannot be read.
+    """
+    from ..mgm.processing import ImagePreprocessor
+
+    if parts is None:
+        return ImagePreprocessor.from_checkpoint(checkpoint)
+    return ImagePreprocessor.from_parts(parts)
 
 
 def _device() -> str:

@@ -14,13 +14,14 @@ from .protocol import BenchmarkProtocol
 
 if TYPE_CHECKING:
     import torch
-    from PIL import Image
 
     from ..mgm.answering import AnswerEngine, Prompts
 
 logger = logging.getLogger(__name__)
 
-_WORTH_COMPILING = 4000  # questions; a guess, as compiling was not timed on a GPU yet
+# Questions. Compiling takes 75 seconds and saves an H100 1.7 ms a question, so 45,000 there; a
+# card of 24 GB is four to ten times slower.
+_WORTH_COMPILING = 10_000
 
 
 class OutOfMemoryError(Exception):
@@ -39,17 +40,20 @@ class Answerer(Protocol):
     def expect(self, count: int) -> None:
         """Get ready for so many questions."""
 
-    def prepare(self, image: "Image.Image") -> Any:
-        """Turn a picture into pixels; called from worker threads."""
-
     def encode(self, pixels: Sequence[Any]) -> list[Any]:
         """Return one feature per image; raises :class:`OutOfMemoryError`."""
 
-    def begin(self, texts: Sequence[str], features: Sequence[Any]) -> Any:
-        """Start on texts, all with a feature or all with ``None``; raises the same."""
+    def write(self, texts: Sequence[str], features: Sequence[Any]) -> Any:
+        """Return prompts from texts, all with a feature or all with ``None``."""
 
-    def finish(self, started: Any) -> list[list[str]]:
-        """Return the answers to what was begun, of each variant; raises the same."""
+    def begin(self, prompts: Any) -> Any:
+        """Start on prompts; raises :class:`OutOfMemoryError`."""
+
+    def finish(self, started: Any) -> Any:
+        """Return the answers to what was begun, as tokens; raises the same."""
+
+    def read(self, answers: Any) -> list[list[str]]:
+        """Return the texts of answers, of each variant."""
 
     def facts(self) -> dict[str, Any]:
         """Return what the performance record should say of the model."""
@@ -73,7 +77,7 @@ class MgmAnswerer:
         from ..mgm.conversation import stop_token_ids
 
         self._model, self._tokenizer = loaded.model, loaded.tokenizer
-        self._preprocess, self._variants = loaded.preprocess, loaded.variants
+        self._variants = loaded.variants
         self._protocol, self._settings = protocol, settings
         self._template: str = self._model.config.conversation
         self._stops = stop_token_ids(self._tokenizer, self._template)
@@ -108,10 +112,6 @@ class MgmAnswerer:
         self._compiled = wanted
         compile_towers(self._model, wanted)
 
-    def prepare(self, image: "Image.Image") -> "torch.Tensor":
-        """Return a picture's pixels, uint8 (3, S, S)."""
-        return self._preprocess.pixels(image, self._protocol.image_aspect_ratio)
-
     def encode(self, pixels: "Sequence[torch.Tensor]") -> "list[torch.Tensor]":
         """Return features (V, N, hidden) of each image for V variants, on the device."""
         from ..mgm.answering import PICTURES_A_PASS
@@ -122,24 +122,35 @@ class MgmAnswerer:
                 found += self._encode_part(pixels[start : start + PICTURES_A_PASS])
         return found
 
-    def begin(self, texts: Sequence[str], features: "Sequence[torch.Tensor | None]") -> _Started:
-        """Start reading a batch's prompts with the first variant."""
+    def write(
+        self, texts: Sequence[str], features: "Sequence[torch.Tensor | None]"
+    ) -> "list[Prompts]":
+        """Return the prompts of each variant."""
         ids = self._writer.encode(texts, features)
         with self._memory_told():
-            engine = self._engine_for(len(texts))
-            prompts = [share(ids, features, index) for index in range(self._count())]
+            return [share(ids, features, index) for index in range(self._count())]
+
+    def begin(self, prompts: "list[Prompts]") -> _Started:
+        """Start reading a batch's prompts with the first variant."""
+        with self._memory_told():
+            engine = self._engine_for(len(prompts[0].after))
             self._use(0)
             return _Started(engine.begin(prompts[0]), prompts[1:])
 
-    def finish(self, started: _Started) -> list[list[str]]:
-        """Return each variant's decoded answers, special tokens skipped, trimmed."""
+    def finish(self, started: _Started) -> list[list[list[int]]]:
+        """Return the tokens of each variant's answers."""
         engine = self._engine_for(0)
         with self._memory_told():
+            self._use(0)
             found = [engine.finish(started.batch)]
             for index, prompts in enumerate(started.others, start=1):
                 self._use(index)
                 found.append(engine.finish(engine.begin(prompts)))
-        return [[self._decode(tokens) for tokens in rows] for rows in found]
+        return found
+
+    def read(self, answers: list[list[list[int]]]) -> list[list[str]]:
+        """Return each variant's decoded answers, special tokens skipped, trimmed."""
+        return [[self._decode(tokens) for tokens in rows] for rows in answers]
 
     def facts(self) -> dict[str, Any]:
         """Return device, type, template and how long the answers were, in tokens."""
@@ -177,12 +188,13 @@ class MgmAnswerer:
 
         from ..mgm.encoding import mine_views, view_images
 
-        images = torch.stack(list(pixels))
-        if self._model.device.type == "cuda":
-            images = images.pin_memory()
         mined = []
         with torch.inference_mode():
-            views = view_images(self._model, images.to(self._model.device, non_blocking=True))
+            shape = (len(pixels), *pixels[0].shape)
+            images = torch.empty(shape, dtype=pixels[0].dtype, device=self._model.device)
+            for place, picture in zip(images, pixels, strict=True):
+                place.copy_(picture, non_blocking=True)
+            views = view_images(self._model, images)
             for index in range(self._count()):
                 self._use(index)
                 mined.append(mine_views(self._model, *views))

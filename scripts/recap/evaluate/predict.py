@@ -11,8 +11,9 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..errors import RecapError
 from ..io import write_jsonl
@@ -25,12 +26,16 @@ from .controls import apply_control
 from .identity import identity_of
 from .images import ImageSource
 from .journal import AnswerJournal, open_journal
-from .loading import load_adapters, load_merged
+from .loading import load_adapters, load_merged, load_preprocessor
 from .model import Answerer, MgmAnswerer
+from .ordering import asking_order
+from .pictures import PictureProcesses, Pictures, by_threads
 from .protocol import BenchmarkProtocol, Control
 from .runner import Runner
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
+
     from ..mgm.parts import ModelParts
 
 logger = logging.getLogger(__name__)
@@ -71,9 +76,22 @@ class PredictRequest:
     parts: "ModelParts | None" = None
 
 
-def predict_shard(
-    request: PredictRequest, load_answerer: Callable[[], Answerer] | None = None
-) -> None:
+@dataclass(frozen=True)
+class AnswererSource:
+    """What answers, before it is loaded.
+
+    Attributes:
+        prepare: from a picture to pixels; needs no model.
+        on_gpu: whether it will compute there.
+        load: builds it.
+    """
+
+    prepare: Callable[["Image"], Any]
+    on_gpu: bool
+    load: Callable[[], Answerer]
+
+
+def predict_shard(request: PredictRequest, source: AnswererSource | None = None) -> None:
     """Write the answers of a shard, in the order of the question file.
 
     In float32 the file does not depend on the batch size, the number of shards,
@@ -83,17 +101,17 @@ def predict_shard(
 
     Args:
         request: what to do.
-        load_answerer: builds the model; by default the request's checkpoint.
+        source: of the model; by default the request's checkpoint.
 
     Raises:
         RecapError: for unreadable questions, images or checkpoint, or a shard
             index that does not exist.
     """
-    predict_shards([request], load_answerer)
+    predict_shards([request], source)
 
 
 def predict_shards(
-    requests: Sequence[PredictRequest], load_answerer: Callable[[], Answerer] | None = None
+    requests: Sequence[PredictRequest], source: AnswererSource | None = None
 ) -> None:
     """Write the answers of a shard for several adapters of one base, in one pass.
 
@@ -101,7 +119,7 @@ def predict_shards(
 
     Args:
         requests: alike but for the adapter, the name of the model and the files.
-        load_answerer: builds the model, with a variant for each request.
+        source: of the model, with a variant for each request.
 
     Raises:
         RecapError: as :func:`predict_shard`, or if the requests differ otherwise.
@@ -125,14 +143,17 @@ def predict_shards(
         if missing:
             logger.info("shard %s: %d of %d open", name, len(missing), len(shard))
             started = time.perf_counter()
-            answerer = (load_answerer or _loader(requests))()
-            perf.extra["model_load_seconds"] = round(time.perf_counter() - started, 3)
+            source = source or _source(requests)
+            ordered = asking_order(missing)
             images = ImageSource(first.image_root, loaded.inline_images)
+            pictures = _pictures(ordered, images, source)  # before a GPU is used
+            answerer = source.load()
+            perf.extra["model_load_seconds"] = round(time.perf_counter() - started, 3)
             size = answerer.batch_size([question.model_text for question in loaded.questions])
             answerer.expect(len(missing))
-            runner = Runner(answerer, images, journals, size)
+            runner = Runner(answerer, pictures, journals, size)
             started = time.perf_counter()
-            runner.run(missing)
+            runner.run(ordered)
             perf.extra["answering_seconds"] = round(time.perf_counter() - started, 3)
             perf.extra |= runner.figures() | answerer.facts()
         for request, journal in zip(requests, journals, strict=True):
@@ -153,8 +174,11 @@ def _require_alike(requests: Sequence[PredictRequest]) -> None:
         raise RecapError("adapters in one pass must be asked the same questions in the same way")
 
 
-def _loader(requests: Sequence[PredictRequest]) -> Callable[[], Answerer]:
+def _source(requests: Sequence[PredictRequest]) -> AnswererSource:
+    import torch
+
     first = requests[0]
+    preprocessor = load_preprocessor(first.checkpoint, first.parts)
 
     def load() -> Answerer:
         if first.parts is None:
@@ -164,7 +188,17 @@ def _loader(requests: Sequence[PredictRequest]) -> Callable[[], Answerer]:
             loaded = load_adapters(first.parts, folders, first.settings.dtype)
         return MgmAnswerer(loaded, first.protocol, first.settings)
 
-    return load
+    prepare = partial(preprocessor.pixels, aspect=first.protocol.image_aspect_ratio)
+    return AnswererSource(prepare, torch.cuda.device_count() > 0, load)
+
+
+def _pictures(ordered: Sequence[Question], images: ImageSource, source: AnswererSource) -> Pictures:
+    def prepare(question: Question) -> Any:
+        return source.prepare(images.open(question))
+
+    if source.on_gpu:
+        return PictureProcesses(ordered, prepare).pictures()
+    return by_threads(ordered, prepare)
 
 
 def _cut(questions: list[Question], count: int, index: int) -> list[Question]:

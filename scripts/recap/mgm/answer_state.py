@@ -123,7 +123,8 @@ class AnswerState:
             self._advance(stops)
         torch.cuda.current_stream().wait_stream(side)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
+        # Another thread may be putting pictures into page-locked memory meanwhile.
+        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
             self._advance(stops)
         for tensor, value in zip(self.progress.tensors(), kept, strict=True):
             tensor.copy_(value)

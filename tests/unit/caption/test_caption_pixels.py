@@ -5,8 +5,9 @@ import pytest
 import torch
 from PIL import Image
 
-from recap.caption.pixels import ImageFile, _fitting_workers, pixel_batches
+from recap.caption.pixels import ImageFile, pixel_batches
 from recap.curate.pixels import Pixels
+from recap.decoding import _fitting_workers
 from recap.errors import RecapError
 from recap.hashing import sha256_file
 
@@ -83,7 +84,7 @@ def test_few_workers_where_shared_memory_is_small(monkeypatch, caplog):
     class Usage:
         free = 64 << 20
 
-    monkeypatch.setattr("recap.caption.pixels.shutil.disk_usage", lambda _: Usage)
+    monkeypatch.setattr("recap.decoding.shutil.disk_usage", lambda _: Usage)
     assert _fitting_workers(16, 32 * 150_528, 1000) == 2  # 64 MiB / (5 chunks of 4.8 MB)
     assert "room for 2" in caplog.text
     assert _fitting_workers(16, 32 * 150_528, 1) == 1

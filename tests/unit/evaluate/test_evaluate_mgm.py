@@ -161,7 +161,7 @@ def test_prompts_that_would_be_cut_are_refused(checkpoint, world, tmp_path):
 def test_a_placeholder_in_the_question_is_refused(checkpoint):
     answerer = MgmAnswerer(load_merged(checkpoint, "float32"), PROTOCOL, FLOAT32)
     with pytest.raises(RecapError, match="image placeholder"):
-        answerer.begin(["what is <image>?"], [None])
+        answerer.write(["what is <image>?"], [None])
 
 
 def test_pad_left_lines_up_the_ends():

@@ -5,6 +5,7 @@ import random
 from dataclasses import replace
 
 import pytest
+import torch
 from PIL import Image
 
 from recap.errors import RecapError
@@ -17,6 +18,7 @@ from recap.evaluate.journal import open_journal
 from recap.evaluate.model import OutOfMemoryError
 from recap.evaluate.ordering import asking_order, next_batch
 from recap.evaluate.predict import (
+    AnswererSource,
     PredictRequest,
     predict_shard,
     predict_shards,
@@ -53,19 +55,25 @@ class Reader:
         self.encoded += len(pixels)
         return list(pixels)
 
-    def begin(self, texts, features):
+    def write(self, texts, features):
+        return list(texts), list(features)
+
+    def begin(self, prompts):
+        texts, features = prompts
         if self.dies_after is not None and len(self.batches) >= self.dies_after:
             raise KeyboardInterrupt
         assert len({feature is None for feature in features}) == 1
-        return list(texts), list(features)
+        return texts, features
 
     def finish(self, started):
         texts, features = started
         if len(texts) > self.most_at_once:
             raise OutOfMemoryError
         self.batches.append(texts)
-        found = [f"{f} {len(t)}" for t, f in zip(texts, features, strict=True)]
-        return [[text + "!" * variant for text in found] for variant in range(self.variants)]
+        return [f"{f} {len(t)}" for t, f in zip(texts, features, strict=True)]
+
+    def read(self, answers):
+        return [[text + "!" * variant for text in answers] for variant in range(self.variants)]
 
     def facts(self):
         return {"device": "none"}
@@ -108,9 +116,13 @@ def request(world, count=1, index=0, batch_size=4, **changes):
     return replace(made, **changes)
 
 
+def source_of(reader, on_gpu=False):
+    return AnswererSource(reader.prepare, on_gpu, lambda: reader)
+
+
 def answers_of(made, reader):
     reader.size = made.settings.batch_size
-    predict_shard(made, lambda: reader)
+    predict_shard(made, source_of(reader, isinstance(reader, PixelReader)))
     return made.answers.read_bytes()
 
 
@@ -148,9 +160,9 @@ def test_any_shard_count_and_batch_size_gives_the_same_merged_file(world, count)
 
 def test_more_shards_than_questions_or_a_foreign_index_is_an_error(world):
     with pytest.raises(RecapError, match="cannot cut"):
-        predict_shard(request(world, count=QUESTIONS + 1), Reader)
+        predict_shard(request(world, count=QUESTIONS + 1), source_of(Reader()))
     with pytest.raises(RecapError, match="no shard 3 of 3"):
-        predict_shard(request(world, count=3, index=3), Reader)
+        predict_shard(request(world, count=3, index=3), source_of(Reader()))
 
 
 def test_each_distinct_image_is_encoded_once(world):
@@ -191,7 +203,7 @@ def test_variants_of_a_model_are_asked_in_one_pass_and_go_on_where_each_stopped(
     )  # fmt: skip
     reader = Reader(variants=2)
     reader.size = 4
-    predict_shards([first, second], lambda: reader)
+    predict_shards([first, second], source_of(reader))
     texts = [[json.loads(row)["text"] for row in r.answers.open()] for r in (first, second)]
     assert [text + "!" for text in texts[0]] == texts[1]
     assert json.loads((world / "b.json").read_text())["model_id"] == "b"
@@ -201,7 +213,7 @@ def test_variants_of_a_model_are_asked_in_one_pass_and_go_on_where_each_stopped(
     journal.write_bytes(b"".join(kept))
     again = Reader(variants=2)
     again.size = 4
-    predict_shards([first, second], lambda: again)
+    predict_shards([first, second], source_of(again))
     assert sum(map(len, again.batches)) == QUESTIONS - 8
     assert [json.loads(row)["text"] for row in second.answers.open()] == texts[1]
     (journal,) = (world / "state-a").iterdir()
@@ -211,11 +223,11 @@ def test_variants_of_a_model_are_asked_in_one_pass_and_go_on_where_each_stopped(
 def test_models_that_one_pass_cannot_serve_are_refused(world):
     two = [request(world), request(world, model_id="other")]
     with pytest.raises(RecapError, match="adapters of one base"):
-        predict_shards(two, Reader)
+        predict_shards(two, source_of(Reader()))
     parts = ModelParts(world, world, world)
     two = [replace(made, parts=parts) for made in two]
     with pytest.raises(RecapError, match="same questions"):
-        predict_shards([two[0], replace(two[1], control="blank_image")], Reader)
+        predict_shards([two[0], replace(two[1], control="blank_image")], source_of(Reader()))
 
 
 @pytest.mark.parametrize("damage", ["mid-line", "no newline", "garbage", "zeros", "header"])
@@ -250,7 +262,7 @@ def test_the_model_is_not_loaded_when_everything_is_answered(world):
     def fail():
         raise AssertionError("the model was loaded")
 
-    predict_shard(request(world), fail)
+    predict_shard(request(world), AnswererSource(None, False, fail))
     assert (world / "answers/1_0.jsonl").read_bytes() == whole
 
 
@@ -296,6 +308,37 @@ def test_out_of_memory_halves_the_batch(world):
     assert perf["batch_size_used"] == 3 and perf["batch_halvings"] == 2
     with pytest.raises(RecapError, match="one question alone"):
         answers_of(request(world, state_dir=world / "third"), Reader(most_at_once=0))
+
+
+class PixelReader(Reader):
+    """Takes tensors, as they come from processes."""
+
+    def prepare(self, image):
+        return torch.tensor(image.getpixel((0, 0)))
+
+    def encode(self, pixels):
+        return super().encode([tuple(picture.tolist()) for picture in pixels])
+
+
+def test_pictures_decoded_by_processes_give_the_same_answers(world):
+    whole = answers_of(request(world, state_dir=world / "other"), Reader())
+    assert answers_of(request(world, batch_size=3), PixelReader()) == whole
+
+
+@pytest.mark.parametrize("kind", [Reader, PixelReader])
+def test_what_comes_before_a_picture_that_cannot_be_read_is_kept(world, kind):
+    made = request(world, batch_size=3)
+    asked = asking_order(get_benchmark("textvqa").load(made.questions, made.protocol).questions)
+    broken = asked[12].image
+    (world / "images" / broken).write_bytes(b"no picture")
+    reader = kind()
+    with pytest.raises(RecapError, match=f"image '{broken}': cannot be decoded"):
+        answers_of(made, reader)
+    first = next(place for place, q in enumerate(asked) if q.image == broken)
+    done = sum(map(len, reader.batches))
+    assert first - 3 < done <= first
+    (journal,) = (world / "state").iterdir()
+    assert journal.read_bytes().count(b"\n") == done + 1
 
 
 def test_asking_order_groups_images_and_sorts_by_length():

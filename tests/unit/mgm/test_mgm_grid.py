@@ -257,7 +257,7 @@ def hd_adapter(hd_parts, tmp_path_factory):
 
 
 def test_check_merge_parity_and_evaluation(hd_parts, hd_adapter, mgm_questions, tmp_path):
-    from recap.evaluate.loading import load_merged
+    from recap.evaluate.loading import load_merged, load_preprocessor
     from recap.evaluate.model import MgmAnswerer
     from recap.evaluate.protocol import BenchmarkProtocol
 
@@ -274,16 +274,20 @@ def test_check_merge_parity_and_evaluation(hd_parts, hd_adapter, mgm_questions, 
     settings = EvaluateSettings(dtype="float32")
     answerer = MgmAnswerer(load_merged(merged, "float32"), protocol, settings)
     picture = Image.fromarray(np.random.default_rng(0).integers(0, 255, (90, 60, 3), np.uint8))
-    pixels = answerer.prepare(picture)
+    pixels = load_preprocessor(merged, None).pixels(picture, protocol.image_aspect_ratio)
     assert pixels.shape == (3, 256, 256)
     (feature,) = answerer.encode([pixels])
     assert feature.shape == (1, 320, 128)
     asked = ["what is this?", "and why?"]
-    (both,) = answerer.finish(answerer.begin(asked, [feature, feature]))
-    single = [answerer.finish(answerer.begin([text], [feature]))[0][0] for text in asked]
+
+    def answers(texts):
+        prompts = answerer.write(texts, [feature] * len(texts))
+        return answerer.read(answerer.finish(answerer.begin(prompts)))[0]
+
+    both, single = answers(asked), [answers([text])[0] for text in asked]
     assert both == single
     with pytest.raises(RecapError, match="tokenizer_model_max_length is 2048"):
-        answerer.begin(["why " * 2000], [feature])
+        answerer.write(["why " * 2000], [feature])
 
 
 def test_an_adapter_of_another_layout_is_refused(mgm_parts, hd_parts, hd_adapter, tmp_path):
