@@ -30,10 +30,10 @@ def add_over_ranks(tensors: Sequence[torch.Tensor]) -> float:
     """
     device = tensors[0].device
     joined = torch.cat([tensor.flatten() for tensor in tensors])
-    _finish(device)
+    finish(device)
     started = time.perf_counter()
     distributed.all_reduce(joined)
-    _finish(device)
+    finish(device)
     seconds = time.perf_counter() - started
     for tensor, part in zip(tensors, joined.split([t.numel() for t in tensors]), strict=True):
         tensor.copy_(part.view_as(tensor))
@@ -48,6 +48,7 @@ def equal_over_ranks(tensors: Iterable[torch.Tensor]) -> bool:
     return all(torch.equal(found[0], other) for other in found[1:])
 
 
-def _finish(device: torch.device) -> None:
+def finish(device: torch.device) -> None:
+    """Wait until a device has done all that it was given."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)

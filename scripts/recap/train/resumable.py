@@ -27,6 +27,7 @@ class ResumableTrainer(Trainer):
     _store: StateStore
     _telemetry: Telemetry
     _saved_update = 0
+    _trainables: dict[str, nn.Parameter] | None = None
     _rng: list[torch.Tensor]
 
     def remember_random_state(self) -> None:
@@ -56,9 +57,11 @@ class ResumableTrainer(Trainer):
         return self._store.latest()
 
     def trainables(self) -> dict[str, nn.Parameter]:
-        """Return the trained parameters by name."""
-        model = self.accelerator.unwrap_model(self.model)
-        return {name: p for name, p in model.named_parameters() if p.requires_grad}
+        """Return the trained parameters by name, looked up once: a GPU waits for it."""
+        if self._trainables is None:
+            model = self.accelerator.unwrap_model(self.model)
+            self._trainables = {n: p for n, p in model.named_parameters() if p.requires_grad}
+        return self._trainables
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         """Write what cannot be rebuilt: trained tensors, optimizer, schedule, RNG, position."""

@@ -3,6 +3,7 @@
 import logging
 import math
 import os
+import time
 from collections.abc import Iterator
 from functools import partial
 from typing import Any
@@ -18,7 +19,7 @@ from .held_out import summed_loss
 from .loading import UpdateLoader, worker_count
 from .passes import plan_passes
 from .prepare import PreparedData
-from .ranks import add_over_ranks, agreed, equal_over_ranks, highest
+from .ranks import add_over_ranks, agreed, equal_over_ranks, finish, highest
 from .resumable import ResumableTrainer
 from .schedule import StepPlan
 from .sharding import exhausted
@@ -161,7 +162,8 @@ class StageTrainer(ResumableTrainer):
             OutOfMemoryInUpdateError: on every rank alike.
             RecapError: if one that shares the base runs out of memory, on that rank alone.
         """
-        model.train()
+        if not model.training:
+            model.train()
         loss = torch.zeros((), device=self.args.device)
         trouble = _NONE
         try:
@@ -177,7 +179,7 @@ class StageTrainer(ResumableTrainer):
                 raise exhausted(f"update {self.state.global_step + 1}", error) from error
             logger.warning("update %d: %s", self.state.global_step + 1, error)
             trouble = _EXHAUSTED
-        trouble = highest(trouble)
+        trouble, self._waited = self._gravest(trouble)
         if trouble:
             raise UpdateCutShortError if trouble == _CUT_SHORT else OutOfMemoryInUpdateError
         self._sum_over_ranks(loss)
@@ -189,6 +191,14 @@ class StageTrainer(ResumableTrainer):
         late = self._stop.cuts_short(done, passes)
         return agreed(late) if self._sharded else late
 
+    def _gravest(self, trouble: int) -> tuple[int, float]:
+        """Return the gravest trouble of any rank, and the seconds that this one waited for it."""
+        if self.args.world_size == 1:
+            return trouble, 0.0
+        finish(self.args.device)
+        started = time.perf_counter()
+        return highest(trouble), time.perf_counter() - started
+
     def _sum_over_ranks(self, loss: torch.Tensor) -> None:
         """Add up the ranks' shares of the update's loss and gradients, in place."""
         gradients = []
@@ -198,9 +208,8 @@ class StageTrainer(ResumableTrainer):
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
             gradients.append(parameter.grad)
-        self._waited = 0.0
         if self.args.world_size > 1:
-            self._waited = add_over_ranks([loss, *gradients])
+            self._waited += add_over_ranks([loss, *gradients])
 
     def floating_point_ops(self, inputs: Any) -> int:
         """Return 0: the default walks over all parameters at each update."""
