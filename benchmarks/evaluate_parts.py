@@ -1,6 +1,8 @@
 """What ``evaluate.py`` asks, and the ways of answering that it compares."""
 
 import random
+import subprocess
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -8,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from mgm_lifecycle_parts import write_parts
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 from train_parts import plain_features
@@ -17,6 +18,8 @@ from recap.evaluate.benchmarks.base import Question
 from recap.evaluate.images import ImageSource
 from recap.evaluate.loading import LoadedModel
 from recap.evaluate.model import MgmAnswerer
+from recap.evaluate.ordering import asking_order
+from recap.evaluate.pictures import PictureProcesses, by_threads
 from recap.evaluate.protocol import BenchmarkProtocol
 from recap.evaluate.runner import Runner
 from recap.mgm.answering import pad_left
@@ -33,18 +36,30 @@ WORDS = ("red", "green", "blue", "a", "dog", "cat", "on", "the", "mat", "of", "a
 SHARED = 1834 / 3166  # share of TextVQA's pictures that have a second question
 
 
-def load(folder: Path, scale: str, dtype: str) -> LoadedModel:
-    """Return a model with random weights."""
+def parts_of(folder: Path, scale: str) -> ModelParts:
+    """Return a model's parts, written by another process: this one must not use the GPU yet."""
     if not (folder / "gemma" / "config.json").is_file():
         folder.mkdir(parents=True, exist_ok=True)
-        write_parts(folder, scale)
-        torch.set_default_dtype(torch.float32)
+        script = str(Path(__file__).with_name("mgm_lifecycle_parts.py"))
+        command = [sys.executable, script, "parts", "--folder", str(folder), "--scale", scale]
+        subprocess.run(command, check=True)
     size = {"full": 768, "small": 128}[scale]
-    parts = ModelParts(folder / "gemma", folder / "clip", folder / "convnext", image_size_aux=size)
+    return ModelParts(folder / "gemma", folder / "clip", folder / "convnext", image_size_aux=size)
+
+
+def load(parts: ModelParts, dtype: str) -> LoadedModel:
+    """Return a model with random weights, whose answers depend on what is asked.
+
+    Drawn weights attend to everything alike, and a tied head then repeats the last token; so
+    queries and what attention adds are made larger.
+    """
     model = build_model(parts, dtype=dtype, seed=1, image_aspect_ratio="pad")
-    tokenizer = load_tokenizer(parts.language_model)
+    with torch.no_grad():
+        for layer in model.language_model.model.layers:
+            layer.self_attn.q_proj.weight *= 16
+            layer.self_attn.o_proj.weight *= 256
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    return LoadedModel(model.to(device).eval(), tokenizer, ImagePreprocessor.from_parts(parts))
+    return LoadedModel(model.to(device).eval(), load_tokenizer(parts.language_model))
 
 
 def draw_questions(folder: Path, count: int) -> list[Question]:
@@ -59,7 +74,9 @@ def draw_questions(folder: Path, count: int) -> list[Question]:
     while len(found) < count:
         name = f"{len(found):06d}.jpg"
         pixels = noise.integers(0, 256, (48, 64, 3), dtype=np.uint8)
-        Image.fromarray(pixels).resize((1024, 768)).save(folder / "questions" / name, quality=90)
+        path = folder / "questions" / name
+        if not path.is_file():
+            Image.fromarray(pixels).resize((1024, 768)).save(path, quality=90)
         for _ in range(1 + (draw.random() < SHARED)):
             words = 30 + 3 * min(95, round(draw.lognormvariate(2.08, 1.0)))
             text = " ".join(draw.choice(WORDS) for _ in range(words))
@@ -81,16 +98,31 @@ class Journal:
 class Asked:
     """A model, questions, and the answers of each way of asking."""
 
-    def __init__(self, loaded: LoadedModel, folder: Path, questions: Sequence[Question]) -> None:
-        self.loaded, self.questions = loaded, list(questions)
+    def __init__(self, parts: ModelParts, folder: Path, dtype: str, count: int) -> None:
+        """Draw questions and load the model."""
+        self.questions = draw_questions(folder, count)
+        self.ordered = asking_order(self.questions)
         self.images = ImageSource(folder / "questions", {})
+        self.preprocess = ImagePreprocessor.from_parts(parts)
+        self.processes = PictureProcesses(self.ordered, self.pixels, repeated=True)
+        if torch.cuda.device_count():
+            self.processes.pictures()  # forked before the GPU is used
+        self.loaded = load(parts, dtype)
+
+    def pixels(self, question: Question) -> torch.Tensor:
+        """Return the pixels of a question's picture."""
+        return self.preprocess.pixels(self.images.open(question), "pad")
 
     def ours(self, answerer: MgmAnswerer, size: int, count: int, compiled: bool) -> list[str]:
         """Answer by the product's runner, from files."""
         compile_towers(self.loaded.model, compiled)
         journal: Any = Journal()
-        Runner(answerer, self.images, [journal], size).run(self.questions[:count])
-        return [journal.texts[question.key] for question in self.questions[:count]]
+        some = self.questions[:count]
+        whole = count == len(self.questions) and torch.cuda.device_count()
+        ordered = self.ordered if whole else asking_order(some)
+        pictures = self.processes.pictures() if whole else by_threads(ordered, self.pixels)
+        Runner(answerer, pictures, [journal], size).run(ordered)
+        return [journal.texts[question.key] for question in some]
 
     def answerer(self, dtype: Any, compiled: bool) -> MgmAnswerer:
         """Return the product's answerer."""
@@ -143,7 +175,7 @@ class _Prompts(Dataset):
     def __getitem__(self, index: int) -> tuple[list[int], torch.Tensor]:
         question, loaded = self._questions[index], self._asked.loaded
         ids = encode_prompt("<image>\n" + question.model_text, loaded.tokenizer, template="gemma")
-        return ids, loaded.preprocess.pixels(self._asked.images.open(question), "pad")
+        return ids, self._asked.pixels(question)
 
 
 def _collate(

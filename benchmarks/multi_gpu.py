@@ -33,6 +33,7 @@ from recap.config.launching import TrainLaunch
 from recap.config.schema import ComputeSettings
 
 SCRIPTS = Path(__file__).resolve().parents[1] / "scripts"
+RESUMED = ("1to2", "2to1")
 WORDS = ("red", "green", "blue", "a", "dog", "cat", "on", "the", "mat", "of", "and", "sign")
 
 
@@ -177,24 +178,24 @@ def main() -> None:
     cli.add_argument("--scale", choices=["full", "small"], default="full")
     cli.add_argument("--dtype", default="bfloat16")
     cli.add_argument("--threads", type=int, default=8, help="of a job")
+    cli.add_argument("--resume", nargs="*", choices=RESUMED, default=list(RESUMED))
     cli.add_argument("--no-compile", dest="compile", action="store_false")
     args = cli.parse_args()
     bench, draw = Bench(args), random.Random(2)
     shutil.rmtree(bench.folder / "runs", ignore_errors=True)
     killed = [draw.randrange(3, args.updates - 3) for _ in range(2)]
-    bench.finish(
-        Job("pretrain-1", "pretrain", (0,)),
-        Job("pretrain-1to2", "pretrain", (1,), kill_after=killed[0]),
-    )
+    one = Job("pretrain-1to2", "pretrain", (1,), kill_after=killed[0])
+    bench.finish(Job("pretrain-1", "pretrain", (0,)), *([one] if "1to2" in args.resume else []))
     bench.finish(Job("pretrain-2", "pretrain", (0, 1)))
-    bench.finish(Job("pretrain-1to2", "pretrain", (0, 1)))
-    bench.finish(Job("pretrain-2to1", "pretrain", (0, 1), kill_after=killed[1]))
-    states = sorted((bench.folder / "runs/pretrain-2to1/state").glob("run-*/checkpoint-*/*"))
-    checkpoint = sorted({path.parent.name for path in states}), sorted(p.name for p in states)
-    bench.finish(
-        Job("pretrain-2to1", "pretrain", (0,)),
-        Job("finetune-1", "finetune", (1,)),
-    )
+    if "1to2" in args.resume:
+        bench.finish(Job("pretrain-1to2", "pretrain", (0, 1)))
+    rest, checkpoint = [], None
+    if "2to1" in args.resume:
+        bench.finish(Job("pretrain-2to1", "pretrain", (0, 1), kill_after=killed[1]))
+        states = sorted((bench.folder / "runs/pretrain-2to1/state").glob("run-*/checkpoint-*/*"))
+        checkpoint = sorted({path.parent.name for path in states}), sorted(p.name for p in states)
+        rest = [Job("pretrain-2to1", "pretrain", (0,))]
+    bench.finish(*rest, Job("finetune-1", "finetune", (1,)))
     bench.finish(Job("finetune-2", "finetune", (0, 1)))
     figures = {
         "device": [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())],
@@ -210,8 +211,7 @@ def main() -> None:
             compare(bench, *pair)
             for pair in (
                 ("pretrain-1", "pretrain-2"),
-                ("pretrain-1", "pretrain-1to2"),
-                ("pretrain-1", "pretrain-2to1"),
+                *(("pretrain-1", f"pretrain-{way}") for way in args.resume),
                 ("finetune-1", "finetune-2"),
             )
         ],
