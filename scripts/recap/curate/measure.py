@@ -63,10 +63,10 @@ def measure(
     model_settings: "OperatorModelSettings | None" = None,
 ) -> StatisticsTable:
     """Return the statistics of records; see :func:`measure_shard`."""
-    ops = [native_filter(op) or load_filter(op) for op in operators] if rows else []
     batched = _batched(rows, image_root, operators, model_settings)
     keys = [operator_key(operator) for operator in operators]
-    singles = [op for op, key in zip(ops, keys, strict=False) if key not in batched]
+    ops = [_load(op, key in batched) for op, key in zip(operators, keys, strict=True) if rows]
+    singles = [op for op in ops if op is not None]
     size = _LIGHT_CHUNK if all(_is_light(op) for op in singles) else _CHUNK
     columns: dict[str, list[Any]] = {}
     names: dict[str, dict[str, str]] = {}
@@ -89,6 +89,11 @@ def measure(
     if lengths - {len(rows)}:
         raise RecapError(f"columns of unequal length {sorted(lengths)} for {len(rows)} records")
     return StatisticsTable([row["id"] for row in rows], columns, names)
+
+
+def _load(operator: Operator, is_batched: bool) -> Any:
+    """Return what computes an operator's statistic; nothing where a batch has done so."""
+    return None if is_batched else native_filter(operator) or load_filter(operator)
 
 
 def _batched(
