@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import RecapError
 from ..perf import PerfRecord
+from ..startup import TRANSFORMERS, load_libraries
 from .juicer import compute_statistics, decodes_images, load_filter, load_image
 from .model_operators import is_batched, model_statistics
 from .native import Batch, NativeFilter, native_filter
@@ -107,6 +108,7 @@ def _batched(
         return {}
     from ..settings import OperatorModelSettings
 
+    load_libraries(*TRANSFORMERS)
     settings = model_settings or OperatorModelSettings()
     return model_statistics(rows, image_root, operators, settings)
 
