@@ -174,7 +174,7 @@ def test_changed_instruction_data_redo_stage_two_onward(smoke):
 
 
 def test_broken_configuration_stops_before_any_job(smoke):
-    with smoke.edited(CONFIG, "evaluation_shards: 3", "evaluation_shard: 3"):
+    with smoke.edited(CONFIG, "evaluation_shards: 2", "evaluation_shard: 2"):
         result = smoke.snakemake("--dry-run", check=False)
     assert result.returncode != 0
     assert "`evaluation_shard`: unknown key" in result.stdout + result.stderr

@@ -87,7 +87,7 @@ def test_figures_tables_card_and_leaderboard_are_beside_the_page(smoke):
 def test_status_from_files_alone(smoke):
     result = smoke.run(sys.executable, "scripts/show_status.py", "--experiment", EXPERIMENT)
     assert f"Experiment {EXPERIMENT}: finished" in result.stdout
-    assert re.search(r"predict_shard +24 +24 +[\d.]+ questions/s", result.stdout)
+    assert re.search(r"predict_shard +16 +16 +[\d.]+ questions/s", result.stdout)
 
 
 def test_snakemakes_own_report_has_every_result_with_labels(smoke, tmp_path):
