@@ -29,6 +29,7 @@ report: "rules/captions/workflow.rst"
 
 onstart:
     SUPERVISION.start()
+    PROGRESS.start(workflow)
 
 
 onsuccess:

@@ -17,6 +17,7 @@ from scripts.recap.config.data_paths import as_json
 from scripts.recap.config.wiring import NO_RECIPE, Wiring
 from scripts.recap.curate.recipe import measurements
 from scripts.recap.errors import RecapError
+from scripts.recap.live_progress import LiveProgress
 from scripts.recap.shards import range_flag, shard_range
 from scripts.recap.versions import STAGE_VERSIONS
 
@@ -50,6 +51,7 @@ PREFLIGHT = PreflightWiring(WIRING)
 ARMS = SETTINGS.arms + SETTINGS.funnel_arms
 FAILURES = Path(f"results/{SETTINGS.experiment}/failures.json")
 SUPERVISION = Supervision(workflow, FAILURES)
+PROGRESS = LiveProgress()
 
 
 wildcard_constraints:

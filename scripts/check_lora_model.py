@@ -6,6 +6,7 @@ from typing import Any
 
 from recap.cli import add_json_option, make_parser, run_cli
 from recap.mgm.options import add_parts_options, parts_from_args
+from recap.startup import TRANSFORMERS, load_libraries
 
 
 def parser() -> argparse.ArgumentParser:
@@ -31,6 +32,7 @@ def parser() -> argparse.ArgumentParser:
 
 def main(args: argparse.Namespace) -> dict[str, Any]:
     """Run the check."""
+    load_libraries(*TRANSFORMERS)
     from recap.mgm.check import check_adapter
 
     return check_adapter(

@@ -7,6 +7,7 @@ from typing import Any
 from recap.cli import add_json_option, make_parser, parse_settings, run_cli
 from recap.mgm.options import add_parts_options, parts_from_args
 from recap.settings import MergeSettings
+from recap.startup import TRANSFORMERS, load_libraries
 
 
 def parser() -> argparse.ArgumentParser:
@@ -42,6 +43,7 @@ def parser() -> argparse.ArgumentParser:
 
 def main(args: argparse.Namespace) -> dict[str, Any]:
     """Run the gate."""
+    load_libraries(*TRANSFORMERS)
     import torch
 
     from recap.mgm.parity import check_parity

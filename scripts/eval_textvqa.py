@@ -10,6 +10,7 @@ from pathlib import Path
 from recap.cli import make_parser, run_cli
 from recap.evaluate.protocol import CONTROLS
 from recap.mgm.options import add_parts_options
+from recap.startup import TRANSFORMERS, load_libraries
 
 
 def parser() -> argparse.ArgumentParser:
@@ -44,6 +45,7 @@ def parser() -> argparse.ArgumentParser:
 
 def main(args: argparse.Namespace) -> None:
     """Translate the flags and answer."""
+    load_libraries(*TRANSFORMERS)
     from recap.evaluate.predict import predict_shards
     from recap.evaluate.upstream import textvqa_requests
 

@@ -8,6 +8,7 @@ from recap.cli import add_json_option, make_parser, parse_settings, run_cli
 from recap.mgm.options import add_parts_options, parts_from_args
 from recap.mgm.upstream_options import add_format_options, towers_from_args
 from recap.settings import MergeSettings
+from recap.startup import TRANSFORMERS, load_libraries
 
 
 def parser() -> argparse.ArgumentParser:
@@ -40,6 +41,7 @@ def parser() -> argparse.ArgumentParser:
 
 def main(args: argparse.Namespace) -> dict[str, Any]:
     """Run the merge."""
+    load_libraries(*TRANSFORMERS)
     from recap.mgm.merge import merge_lora_weights
 
     return merge_lora_weights(

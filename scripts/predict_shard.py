@@ -5,6 +5,7 @@ from pathlib import Path
 
 from recap.cli import make_parser, parse_settings, run_cli
 from recap.evaluate.protocol import CONTROLS
+from recap.startup import TRANSFORMERS, load_libraries
 
 
 def parser() -> argparse.ArgumentParser:
@@ -33,6 +34,7 @@ def parser() -> argparse.ArgumentParser:
 
 def main(args: argparse.Namespace) -> None:
     """Build the request and answer it."""
+    load_libraries(*TRANSFORMERS)
     from recap.evaluate.predict import PredictRequest, predict_shard
     from recap.evaluate.protocol import BenchmarkProtocol
     from recap.settings import EvaluateSettings

@@ -26,7 +26,7 @@ PYTEST = ("python", "-m", "pytest", "-m", "not slow and not oracle")
 _MODELS = ("tests/unit/mgm", "tests/unit/train")
 # Suites that have not ended by then hang: they say where, and fail.
 LIMIT_SECONDS = 3600
-# Run side by side; the first one's output is shown as it comes.
+# Run side by side, the first one after the static checks; its output is shown as it comes.
 SUITES: tuple[Command, ...] = (
     (*PYTEST, "tests/unit", *(f"--ignore={folder}" for folder in _MODELS)),
     (*PYTEST, *_MODELS),
@@ -47,11 +47,13 @@ def main(args: argparse.Namespace) -> None:
     environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"
     # The tests' models are tiny: more threads a process only get in each other's way.
     environment.setdefault("OMP_NUM_THREADS", "1")
-    failed = [command for command in STATIC if not _passes(command, environment)]
-    if not args.static:
-        failed += _run_tests(environment)
+    failed = _run_static(environment) if args.static else _run_all(environment)
     if failed:
         raise RecapError("failed: " + "; ".join(" ".join(command) for command in failed))
+
+
+def _run_static(environment: dict[str, str]) -> list[Command]:
+    return [command for command in STATIC if not _passes(command, environment)]
 
 
 def _passes(command: Command, environment: dict[str, str]) -> bool:
@@ -70,13 +72,15 @@ def _wait(process: subprocess.Popen[str], deadline: float) -> int:
         return process.wait(60)
 
 
-def _run_tests(environment: dict[str, str]) -> list[Command]:
-    """Run the suites side by side; print all but the first when they are done."""
+def _run_all(environment: dict[str, str]) -> list[Command]:
+    """Run everything side by side; print all suites but the first when they are done."""
     first, *others = SUITES
     deadline = time.monotonic() + LIMIT_SECONDS
     with contextlib.ExitStack() as stack:
         beside = [(suite, *_start(suite, environment, stack)) for suite in others]
-        failed = [] if _passes(first, environment) else [first]
+        failed = _run_static(environment)
+        if not _passes(first, environment):
+            failed.append(first)
         for suite, process, output in beside:
             sys.stderr.write(f"$ {' '.join(suite)}\n")
             if _wait(process, deadline):

@@ -9,7 +9,7 @@ def parser() -> argparse.ArgumentParser:
     """Return the command line's parser."""
     p = make_parser(__doc__ or "", "run_demo.py --corpus records.jsonl --original llava.json")
     p.add_argument("--corpus", default="", help="Data-Juicer JSONL; the drawn world if empty")
-    p.add_argument("--experiment", default="demo", help="which one, without --corpus")
+    p.add_argument("--experiment", default="demo", help="which one; with --corpus, whose scale")
     p.add_argument("--original", default="", help="LLaVA JSON with each id's question")
     return p
 
@@ -20,7 +20,7 @@ def main(args: argparse.Namespace) -> None:
 
     experiment = args.experiment
     if args.corpus:
-        experiment = own_corpus_experiment(args.corpus, args.original)
+        experiment = own_corpus_experiment(args.corpus, args.original, experiment)
     run_experiment(experiment)
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from recap.cli import load_settings, make_parser, run_cli
 from recap.mgm.options import add_parts_options, parts_from_args
+from recap.startup import TRANSFORMERS, load_libraries
 from recap.train.allocator import use_growing_segments
 from recap.train.trackers import TRACKERS
 
@@ -64,6 +65,7 @@ def main(args: argparse.Namespace) -> None:
     """Turn the arguments into a request and run it."""
     use_growing_segments()
     values = load_settings(args.settings)
+    load_libraries(*TRANSFORMERS, "transformers.trainer", "accelerate")
     from recap.train.request import StageRequest, parse_settings
     from recap.train.stage import run_stage
 

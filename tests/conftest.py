@@ -1,5 +1,6 @@
-"""Libraries that are only tested against: fetched for the test, never installed."""
+"""What all tests share: a rested garbage collector, and libraries fetched to compare with."""
 
+import gc
 import subprocess
 import sys
 import zipfile
@@ -7,9 +8,23 @@ import zipfile
 import pytest
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_collection():
+    """Import the test modules, and what they import, as recap.startup does."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
+
+
 @pytest.fixture(scope="session")
 def fetch_wheels(tmp_path_factory):
-    """Return a function that unpacks wheels in one new folder; it skips without an index."""
+    """Return a function that unpacks wheels in one new folder; it skips without an index.
+
+    They are only tested against, never installed.
+    """
 
     def fetch(*requirements):
         folder = tmp_path_factory.mktemp("wheels")

@@ -26,12 +26,13 @@ RUN_LOG = Path(".snakemake/recap.log")
 _POLL_SECONDS = 0.5
 
 
-def own_corpus_experiment(corpus: str, original: str) -> str:
+def own_corpus_experiment(corpus: str, original: str, base: str = "demo") -> str:
     """Write an experiment that runs the demo's models on a corpus of the user's.
 
     Args:
         corpus: Data-Juicer JSONL; image paths are relative to its folder.
         original: LLaVA JSON with each id's question, or empty.
+        base: the experiment that all else is taken from, such as arms, seeds and questions.
 
     Returns:
         The experiment's name; its file is below ``config/local``.
@@ -56,7 +57,7 @@ def own_corpus_experiment(corpus: str, original: str) -> str:
         "records": records,
     }
     document = {
-        "extends": "demo",
+        "extends": base,
         "title": f"Demo models on {path.name}",
         "corpus": name,
         "corpora": {name: row},

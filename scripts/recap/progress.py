@@ -51,12 +51,19 @@ class StageProgress:
 
 @dataclass
 class RunProgress:
-    """What a Snakemake log says so far; ``feed`` it the lines as they come."""
+    """What a Snakemake log says so far; ``feed`` it the lines as they come.
+
+    Attributes:
+        stages: the rules that have jobs in this run, by name.
+        nothing_to_do: whether every result was there.
+        clock: when the lines fed next were written, in seconds since the epoch; a log's own
+            lines of time set it.
+    """
 
     stages: dict[str, StageProgress] = field(default_factory=dict)
     nothing_to_do: bool = False
+    clock: float = 0.0
     _counting: bool = False
-    _clock: float = 0.0
 
     @property
     def done(self) -> int:
@@ -72,7 +79,7 @@ class RunProgress:
         """Read lines; yield a stage each time one of its jobs has finished or failed."""
         for line in map(str.rstrip, lines):
             if moment := _TIME.match(line):
-                self._clock = time.mktime(time.strptime(moment[1], "%a %b %d %H:%M:%S %Y"))
+                self.clock = time.mktime(time.strptime(moment[1], "%a %b %d %H:%M:%S %Y"))
             elif line == "Job stats:":
                 self._counting, self.stages = True, {}
             elif self._counting:
@@ -100,8 +107,8 @@ class RunProgress:
     def _finish(self, name: str) -> StageProgress:
         stage = self._stage(name)
         stage.done += 1
-        stage.first = stage.first or self._clock
-        stage.last = self._clock
+        stage.first = stage.first or self.clock
+        stage.last = self.clock
         return stage
 
 
@@ -150,6 +157,26 @@ def gpu_use() -> str:
 
 
 @dataclass
+class LinePicker:
+    """Tells which finished jobs are worth a line, so that there are few.
+
+    Attributes:
+        pause: seconds between two lines about unfinished stages.
+    """
+
+    pause: float = 30.0
+    _printed: float = field(default_factory=time.monotonic)
+
+    def is_due(self, stage: StageProgress) -> bool:
+        """Return whether a stage is done, has a failure, or none was shown for the pause."""
+        now = time.monotonic()
+        if stage.failed or stage.done >= stage.total or now - self._printed >= self.pause:
+            self._printed = now
+            return True
+        return False
+
+
+@dataclass
 class ProgressPrinter:
     """Turns a growing log into few lines: when a stage is done, else now and then.
 
@@ -163,14 +190,15 @@ class ProgressPrinter:
     run: RunProgress = field(default_factory=RunProgress)
     _place: int = 0
     _rest: str = ""
-    _printed: float = field(default_factory=time.monotonic)
+
+    def __post_init__(self) -> None:
+        """Begin the first pause."""
+        self._picker = LinePicker(self.pause)
 
     def lines(self) -> Iterator[str]:
         """Yield what is worth a line since the last call."""
         for stage in self.run.feed(self._new_lines()):
-            now = time.monotonic()
-            if stage.failed or stage.done >= stage.total or now - self._printed >= self.pause:
-                self._printed = now
+            if self._picker.is_due(stage):
                 yield progress_line(stage, self.run, gpu_use())
 
     def _new_lines(self) -> list[str]:

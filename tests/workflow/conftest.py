@@ -5,11 +5,14 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
+import traceback
 from collections import defaultdict
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from snakemake import cli
 
 ROOT = Path(__file__).resolve().parents[2]
 EXPERIMENT = "smoke"
@@ -52,11 +55,29 @@ class Project:
         settings = ("--config", f"experiment={EXPERIMENT}", *config, *arguments, *targets)
         return self.run("snakemake", "--profile", "profiles/local", *settings, check=check)
 
+    def dry_run(self, *config: str) -> tuple[int, str]:
+        """Return exit code and output of a dry run.
+
+        It runs in a copy of this process, which has imported Snakemake: most of a dry run's
+        time is that, and the tests make dozens.
+        """
+        settings = ("--config", f"experiment={EXPERIMENT}", *config, "--dry-run")
+        with tempfile.TemporaryFile("w+", encoding="utf-8") as output:
+            child = os.fork()
+            if child == 0:
+                _become_snakemake(
+                    self.path, output.fileno(), "--profile", "profiles/local", *settings
+                )
+            _, status = os.waitpid(child, 0)
+            output.seek(0)
+            return os.waitstatus_to_exitcode(status), output.read()
+
     def plan(self, *config: str) -> dict[str, list[str]]:
         """Return the jobs of a dry run: rule name to the wildcards of each job."""
-        result = self.snakemake("--dry-run", config=config)
+        code, output = self.dry_run(*config)
+        assert code == 0, output
         jobs = defaultdict(list)
-        blocks = re.split(r"^(?=(?:local)?rule \w+:$)", result.stdout, flags=re.MULTILINE)
+        blocks = re.split(r"^(?=(?:local)?rule \w+:$)", output, flags=re.MULTILINE)
         for block in blocks[1:]:
             name = re.match(r"(?:local)?rule (\w+):", block).group(1)
             wildcards = re.search(r"^    wildcards: (.*)$", block, flags=re.MULTILINE)
@@ -86,6 +107,33 @@ class Project:
         number = int(re.search(rf'"{stage}": (\d+)', text).group(1))
         with self.edited(name, f'"{stage}": {number}', f'"{stage}": {number + 1}'):
             yield
+
+
+def _become_snakemake(folder: Path, output: int, *arguments: str) -> None:
+    """Be the command ``snakemake`` in a folder, and end; for a process just forked."""
+    code = 1
+    try:
+        os.chdir(folder)
+        os.dup2(output, 1)
+        os.dup2(output, 2)
+        sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w")
+        # The workflow must import the code of its own folder, not that under test here.
+        environment = Path(sys.executable).parents[1]
+        sys.path[:] = [
+            entry
+            for entry in sys.path
+            if not Path(entry).is_relative_to(ROOT) or Path(entry).is_relative_to(environment)
+        ]
+        sys.argv = [str(Path(sys.executable).parent / "snakemake"), *arguments]
+        cli.main(list(arguments))
+    except SystemExit as done:
+        code = int(done.code or 0)
+    except BaseException:  # what is raised here must not go on as pytest
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
 
 
 def copy_repository(target: Path) -> Project:

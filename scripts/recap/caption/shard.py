@@ -14,6 +14,7 @@ from ..hashing import sha256_bytes
 from ..io import write_jsonl
 from ..perf import PerfRecord
 from ..settings import CaptionSettings
+from ..startup import TRANSFORMERS, load_libraries
 from .fingerprint import captioner_fingerprint, describe_captioner
 from .pixels import ImageFile, pixel_batches, read_image
 from .store import CaptionStore
@@ -142,6 +143,7 @@ def _caption_missing(
     machine: Machine,
 ) -> tuple[dict[str, list[str]], float]:
     """Return the captions, and the seconds they took once the model was loaded."""
+    load_libraries(*TRANSFORMERS)
     from ..curate.pixels import Pixels
     from .engine import Captioner, images_per_batch
 

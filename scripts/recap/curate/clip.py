@@ -4,45 +4,31 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import RecapError
-from .image_models import Texts, VisionModel
+from .image_models import Texts, TextVisionModel
 
 if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
 
 
-class ClipScorer(VisionModel):
+class ClipScorer(TextVisionModel):
     """A whole ``CLIPModel``; texts are cut at its window, each distinct one encoded once."""
 
-    def __init__(
-        self,
-        model: str | Path,
-        *,
-        dtype: str = "float32",
-        batch_size: int = 64,
-        device: str = "auto",
-    ) -> None:
+    def __init__(self, model: str | Path, **how: Any) -> None:
         """Load model, tokenizer and the PIL image processor from a local folder.
 
         Args:
             model: folder of a ``CLIPModel`` with tokenizer and image processor.
-            dtype: floating-point type of the model; cosines are taken in float32 or above.
-            batch_size: texts a forward pass.
-            device: ``auto``, ``cpu`` or ``cuda``.
+            how: type, batch size and device, see :class:`TextVisionModel`; cosines are
+                taken in float32 or above.
 
         Raises:
             RecapError: if the folder is not a whole CLIP model, for instance a
                 vision tower alone, whose text side would be random.
         """
-        from transformers import AutoTokenizer, CLIPModel
+        from transformers import CLIPModel
 
-        super().__init__(model, dtype=dtype, device=device, model_class=CLIPModel)
-        try:
-            self._tokenizer: Any = AutoTokenizer.from_pretrained(model, local_files_only=True)
-        except (OSError, ValueError, KeyError) as error:
-            raise RecapError(f"{model} has no loadable tokenizer: {error}") from error
-        self._batch_size = batch_size
+        super().__init__(model, model_class=CLIPModel, **how)
         self._window = self.model.config.text_config.max_position_embeddings
         self._known: dict[str, NDArray[Any]] = {}
 

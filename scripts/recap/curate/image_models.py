@@ -86,6 +86,40 @@ class VisionModel:
         return self._pixels.finish(images, self.device).to(self.model.dtype)
 
 
+class TextVisionModel(VisionModel):
+    """A model that reads texts as well, with its tokenizer; texts are cut at its window."""
+
+    def __init__(
+        self,
+        folder: str | Path,
+        *,
+        dtype: str = "float32",
+        batch_size: int = 64,
+        device: str = "auto",
+        model_class: Any = None,
+    ) -> None:
+        """Load a local folder, see :class:`VisionModel`.
+
+        Args:
+            folder: model folder with weights, tokenizer and image processor.
+            dtype: floating-point type of the model.
+            batch_size: texts, or pairs of image and text, a forward pass.
+            device: ``auto``, ``cpu`` or ``cuda``.
+            model_class: class of the model; that of its ``config.json`` if none.
+
+        Raises:
+            RecapError: if the folder cannot be loaded, is not whole or has no tokenizer.
+        """
+        from transformers import AutoTokenizer
+
+        super().__init__(folder, dtype=dtype, device=device, model_class=model_class)
+        try:
+            self._tokenizer: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        except (OSError, ValueError, KeyError) as error:
+            raise RecapError(f"{folder} has no loadable tokenizer: {error}") from error
+        self._batch_size = batch_size
+
+
 class Classifier(VisionModel):
     """An image classifier of two labels: the probability of the second."""
 

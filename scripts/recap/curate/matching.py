@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import RecapError
-from .image_models import Texts, VisionModel
+from .image_models import Texts, TextVisionModel
 
 if TYPE_CHECKING:
     import torch
@@ -18,42 +18,27 @@ if TYPE_CHECKING:
 _ARCHITECTURES = ("BlipForImageTextRetrieval", "Blip2ForImageTextRetrieval")
 
 
-class MatchScorer(VisionModel):
+class MatchScorer(TextVisionModel):
     """A BLIP or BLIP-2 model with its matching head; texts are cut at its window."""
 
-    def __init__(
-        self,
-        model: str | Path,
-        *,
-        dtype: str = "float32",
-        batch_size: int = 64,
-        device: str = "auto",
-    ) -> None:
+    def __init__(self, model: str | Path, **how: Any) -> None:
         """Load model, tokenizer and the PIL image processor from a local folder.
 
         Args:
             model: folder of a ``BlipForImageTextRetrieval`` or ``Blip2ForImageTextRetrieval``.
-            dtype: floating-point type of the model; the softmax is taken in float32.
-            batch_size: pairs of image and text a forward pass.
-            device: ``auto``, ``cpu`` or ``cuda``.
+            how: type, batch size and device, see :class:`TextVisionModel`; the softmax is
+                taken in float32.
 
         Raises:
             RecapError: if the folder holds another or no whole model.
         """
-        from transformers import AutoTokenizer
-
-        super().__init__(model, dtype=dtype, device=device)
+        super().__init__(model, **how)
         name = type(self.model).__name__
         if name not in _ARCHITECTURES:
             raise RecapError(
                 f"{model} is a {name}, which has no matching head; name a folder of "
                 f"{' or '.join(_ARCHITECTURES)}"
             )
-        try:
-            self._tokenizer: Any = AutoTokenizer.from_pretrained(model, local_files_only=True)
-        except (OSError, ValueError, KeyError) as error:
-            raise RecapError(f"{model} has no loadable tokenizer: {error}") from error
-        self._batch_size = batch_size
         config = self.model.config
         self._two = name == _ARCHITECTURES[1]
         text = config.qformer_config if self._two else config.text_config

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import RecapError
 from ..perf import PerfRecord
+from ..startup import TRANSFORMERS, load_libraries
 from .juicer import compute_statistics, decodes_images, load_filter, load_image
 from .model_operators import is_batched, model_statistics
 from .native import Batch, NativeFilter, native_filter
@@ -63,10 +64,10 @@ def measure(
     model_settings: "OperatorModelSettings | None" = None,
 ) -> StatisticsTable:
     """Return the statistics of records; see :func:`measure_shard`."""
-    ops = [native_filter(op) or load_filter(op) for op in operators] if rows else []
     batched = _batched(rows, image_root, operators, model_settings)
     keys = [operator_key(operator) for operator in operators]
-    singles = [op for op, key in zip(ops, keys, strict=False) if key not in batched]
+    ops = [_load(op, key in batched) for op, key in zip(operators, keys, strict=True) if rows]
+    singles = [op for op in ops if op is not None]
     size = _LIGHT_CHUNK if all(_is_light(op) for op in singles) else _CHUNK
     columns: dict[str, list[Any]] = {}
     names: dict[str, dict[str, str]] = {}
@@ -91,6 +92,11 @@ def measure(
     return StatisticsTable([row["id"] for row in rows], columns, names)
 
 
+def _load(operator: Operator, is_batched: bool) -> Any:
+    """Return what computes an operator's statistic; nothing where a batch has done so."""
+    return None if is_batched else native_filter(operator) or load_filter(operator)
+
+
 def _batched(
     rows: list[Record],
     image_root: Path,
@@ -102,6 +108,7 @@ def _batched(
         return {}
     from ..settings import OperatorModelSettings
 
+    load_libraries(*TRANSFORMERS)
     settings = model_settings or OperatorModelSettings()
     return model_statistics(rows, image_root, operators, settings)
 

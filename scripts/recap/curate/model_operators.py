@@ -1,9 +1,9 @@
 """Data-Juicer's image operators with a model, their statistics computed in batches.
 
 Data-Juicer calls the model once a record. Here the images of a whole shard go
-through it in batches; the numbers are those of the operator's class, which
-still applies the thresholds. An operator with a parameter that changes more
-than is known here runs through its class.
+through it in batches; numbers and verdicts are those of the operator's class,
+which takes longer to import than a shard takes to select. An operator with a
+parameter that changes more than is known here runs through its class.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 from ..errors import RecapError
 from .ahead import Source
 from .image_models import Classifier, Scorer, Texts, score_images
-from .recipe import Operator, name_of, params_of
+from .native import Bound, native_thresholds, verdicts
+from .recipe import Operator, measurement, name_of, params_of
 from .records import END_OF_CHUNK, IMAGE_TOKEN, OTHER_TOKENS, Record
 from .statistics import operator_key
 
@@ -26,33 +27,64 @@ if TYPE_CHECKING:
     from ..settings import OperatorModelSettings
 
 
+_SCORES = {"min_score": 0.0, "max_score": 1.0, "any_or_all": "any"}
+
+
 @dataclass(frozen=True)
 class _Kind:
-    """An operator: its model parameter, that one's default, and its statistic."""
+    """An operator: its model parameter, that one's default, its statistic and thresholds."""
 
     parameter: str
     default: str
     statistic: str
+    thresholds: dict[str, Any]
     texts: bool = False
+
+    @property
+    def measuring(self) -> set[str]:
+        """Return the parameters that its statistic depends on."""
+        names = {self.parameter, "trust_remote_code"}
+        return names.union(_TEXT_PARAMETERS) if self.texts else names
+
+    @property
+    def bound(self) -> Bound:
+        """Return its statistic with the parameters that bound it."""
+        high = "max_score" if "max_score" in self.thresholds else "prob_threshold"
+        return self.statistic, "min_score", high
 
 
 KINDS = {
     "image_watermark_filter": _Kind(
-        "hf_watermark_model", "amrul-hzz/watermark_detector", "image_watermark_prob"
+        "hf_watermark_model",
+        "amrul-hzz/watermark_detector",
+        "image_watermark_prob",
+        {"prob_threshold": 0.8, "any_or_all": "any"},
     ),
     "image_nsfw_filter": _Kind(
-        "hf_nsfw_model", "Falconsai/nsfw_image_detection", "image_nsfw_score"
+        "hf_nsfw_model",
+        "Falconsai/nsfw_image_detection",
+        "image_nsfw_score",
+        _SCORES | {"max_score": 0.5},
     ),
     "image_aesthetics_filter": _Kind(
         "hf_scorer_model",
         "shunk031/aesthetics-predictor-v2-sac-logos-ava1-l14-linearMSE",
         "image_aesthetics_scores",
+        _SCORES | {"min_score": 0.5},
     ),
     "image_text_similarity_filter": _Kind(
-        "hf_clip", "openai/clip-vit-base-patch32", "image_text_similarity", texts=True
+        "hf_clip",
+        "openai/clip-vit-base-patch32",
+        "image_text_similarity",
+        _SCORES | {"min_score": 0.1},
+        texts=True,
     ),
     "image_text_matching_filter": _Kind(
-        "hf_blip", "Salesforce/blip-itm-base-coco", "image_text_matching_score", texts=True
+        "hf_blip",
+        "Salesforce/blip-itm-base-coco",
+        "image_text_matching_score",
+        _SCORES | {"min_score": 0.003},
+        texts=True,
     ),
 }
 _TEXT_PARAMETERS = ("horizontal_flip", "vertical_flip", "reduce_mode")
@@ -65,10 +97,24 @@ _Chunks = list[tuple[str, list[str]]]
 def is_batched(operator: Operator) -> bool:
     """Tell whether an operator's statistic is computed here."""
     kind = KINDS.get(name_of(operator))
-    if kind is None or params_of(operator).get("trust_remote_code"):
+    params = params_of(operator)
+    if kind is None or params.get("trust_remote_code"):
         return False
-    known = {kind.parameter, "trust_remote_code", *(_TEXT_PARAMETERS if kind.texts else ())}
-    return set(params_of(operator)) <= known
+    return set(params) <= kind.measuring and params.get("reduce_mode", "avg") in _REDUCE
+
+
+def model_verdicts(operator: Operator, statistics: list[dict[str, Any]]) -> list[bool] | None:
+    """Return which records an operator keeps, or ``None`` where its class has to decide.
+
+    Args:
+        operator: with its thresholds.
+        statistics: one dict a record, of stored statistics.
+    """
+    kind = KINDS.get(name_of(operator))
+    if kind is None or not is_batched(measurement(operator)):
+        return None
+    params = native_thresholds(operator, kind.thresholds, kind.measuring)
+    return verdicts([kind.bound], params, statistics) if params else None
 
 
 def model_statistics(

@@ -11,7 +11,7 @@ import math
 import operator
 import sys
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property, lru_cache
 from importlib import util
@@ -27,6 +27,9 @@ _MEMO = 1 << 16  # words remembered with their stripped form
 
 _INTERVAL = {"min_closed_interval": True, "max_closed_interval": True, "reversed_range": False}
 _WORDS = {"lang": "en", "tokenization": False}
+
+# A statistic and the parameters that bound it from below and from above.
+Bound = tuple[str, str, str]
 
 
 class Batch:
@@ -96,45 +99,72 @@ class NativeFilter:
 
     def keeps(self, statistics: list[dict[str, Any]]) -> list[bool]:
         """Return which records ``process`` keeps, decided on stored statistics."""
-        tests = [(name, self._interval(low, high)) for name, low, high in _BOUNDS[self.name]]
-        if not self.reads_images:
-            ((name, inside),) = tests
-            return [inside(stored[name]) for stored in statistics]
-        some_or_all = any if self.params["any_or_all"] == "any" else all
-        verdicts = []
-        for stored in statistics:
-            sides = [[inside(value) for value in stored[name]] for name, inside in tests]
-            each = [all(fits) for fits in zip(*sides, strict=True)]
-            verdicts.append(not each or some_or_all(each))
-        return verdicts
+        return verdicts(_BOUNDS[self.name], self.params, statistics)
 
-    def _interval(self, low: str, high: str) -> Callable[[float], bool]:
-        """Return the test that ``get_keep_boolean`` is, for the limits of these names."""
-        params = self.params
-        turned = params["reversed_range"]
-        above = operator.ge if params["min_closed_interval"] != turned else operator.gt
-        below = operator.le if params["max_closed_interval"] != turned else operator.lt
-        least, most = params[low], params[high]
 
-        def inside(value: float) -> bool:
-            fits = (least is None or above(value, least)) and (most is None or below(value, most))
-            return bool(fits != turned)
+def verdicts(
+    bounds: Sequence[Bound], params: dict[str, Any], statistics: list[dict[str, Any]]
+) -> list[bool]:
+    """Return which records a filter keeps, decided on stored statistics.
 
-        return inside
+    Args:
+        bounds: its statistics and the parameters that bound them.
+        params: all its thresholds; with ``any_or_all`` among them the statistics are lists,
+            one value an image, and a record without images is kept.
+        statistics: one dict a record.
+    """
+    tests = [(name, _interval(params, low, high)) for name, low, high in bounds]
+    if "any_or_all" not in params:
+        ((name, inside),) = tests
+        return [inside(stored[name]) for stored in statistics]
+    some_or_all = any if params["any_or_all"] == "any" else all
+    found = []
+    for stored in statistics:
+        sides = [[inside(value) for value in stored[name]] for name, inside in tests]
+        each = [all(fits) for fits in zip(*sides, strict=True)]
+        found.append(not each or some_or_all(each))
+    return found
+
+
+def _interval(params: dict[str, Any], low: str, high: str) -> Callable[[float], bool]:
+    """Return the test that ``get_keep_boolean`` is, for the limits of these names."""
+    turned = params["reversed_range"]
+    above = operator.ge if params["min_closed_interval"] != turned else operator.gt
+    below = operator.le if params["max_closed_interval"] != turned else operator.lt
+    least, most = params.get(low), params[high]
+
+    def inside(value: float) -> bool:
+        fits = (least is None or above(value, least)) and (most is None or below(value, most))
+        return bool(fits != turned)
+
+    return inside
+
+
+def native_thresholds(
+    entry: Operator, known: dict[str, Any], others: Collection[str] = ()
+) -> dict[str, Any] | None:
+    """Return all of an operator's parameters, or ``None`` where Data-Juicer has to decide.
+
+    Args:
+        entry: the operator.
+        known: its own parameters that are covered, with Data-Juicer's defaults.
+        others: parameters that are looked at elsewhere, and left out.
+    """
+    params = {k: v for k, v in params_of(entry).items() if k != TEXT_FLAG and k not in others}
+    filled = known | _INTERVAL | params
+    fits = filled.keys() == known.keys() | _INTERVAL.keys() and all(
+        _acceptable(key, value) for key, value in filled.items()
+    )
+    return filled if fits and covered() else None
 
 
 def native_filter(entry: Operator) -> NativeFilter | None:
     """Return an operator of this module, or ``None`` where Data-Juicer has to do it."""
     name = name_of(entry)
-    params = {key: value for key, value in params_of(entry).items() if key != TEXT_FLAG}
-    known = _PARAMETERS.get(name)
-    if known is None or not _covered():
+    if name not in _PARAMETERS:
         return None
-    filled = known | _INTERVAL | params
-    fits = filled.keys() == known.keys() | _INTERVAL.keys() and all(
-        _acceptable(key, value) for key, value in filled.items()
-    )
-    return NativeFilter(name, filled) if fits else None
+    params = native_thresholds(entry, _PARAMETERS[name])
+    return NativeFilter(name, params) if params else None
 
 
 def _acceptable(key: str, value: Any) -> bool:
@@ -220,7 +250,8 @@ def _table_path() -> Path:
 
 
 @cache
-def _covered() -> bool:
+def covered() -> bool:
+    """Tell whether the Data-Juicer of this environment is the one described here."""
     try:
         found = version("py-data-juicer")
     except PackageNotFoundError:
@@ -248,8 +279,7 @@ _MEASURES: dict[str, Callable[[Batch, dict[str, Any]], dict[str, list[Any]]]] = 
     "text_length_filter": _text_length,
     "image_shape_filter": _image_shape,
 }
-# Statistic and the parameters that bound it.
-_BOUNDS: dict[str, tuple[tuple[str, str, str], ...]] = {
+_BOUNDS: dict[str, tuple[Bound, ...]] = {
     "words_num_filter": (("num_words", "min_num", "max_num"),),
     "word_repetition_filter": (("word_rep_ratio", "min_ratio", "max_ratio"),),
     "character_repetition_filter": (("char_rep_ratio", "min_ratio", "max_ratio"),),

@@ -91,7 +91,10 @@ def _verdicts(operator: Operator, table: StatisticsTable, alive: list[int]) -> l
     native = native_filter(operator)
     if native is not None:
         return native.keeps(statistics)
-    return apply_thresholds(load_filter(operator), statistics)
+    from .model_operators import model_verdicts
+
+    found = model_verdicts(operator, statistics)
+    return apply_thresholds(load_filter(operator), statistics) if found is None else found
 
 
 def _explain(operator: Operator, table: StatisticsTable, index: int) -> dict[str, Any]:

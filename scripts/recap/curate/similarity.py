@@ -11,6 +11,7 @@ from ..errors import RecapError
 from ..io import iter_jsonl, write_json
 from ..perf import PerfRecord
 from ..settings import SimilaritySettings
+from ..startup import TRANSFORMERS, load_libraries
 from .ahead import Source
 from .records import Record, caption_of, check_caption_ids, read_records
 from .statistics import StatisticsTable, read_statistics, write_statistics
@@ -109,6 +110,7 @@ def score_texts(
         wanted.setdefault(path, {}).update(dict.fromkeys(own))
     if not wanted:
         return []
+    load_libraries(*TRANSFORMERS)
     from .image_models import score_images
 
     scorer = load_scorer(model, settings, device=device)

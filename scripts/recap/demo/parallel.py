@@ -18,13 +18,14 @@ def make_samples(
         make: a picklable function from a range of indices to one item an index;
             an item must depend on nothing but its index.
         count: how many.
-        workers: processes; with one, everything is made in this process.
+        workers: processes, each of which takes seconds to start; with one, or work for no
+            more than one, everything is made in this process.
     """
     chunks = [range(start, min(start + _CHUNK, count)) for start in range(0, count, _CHUNK)]
-    if workers <= 1:
+    if min(workers, len(chunks)) <= 1:
         for chunk in chunks:
             yield from make(chunk)
         return
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+    with ProcessPoolExecutor(min(workers, len(chunks)), mp_context=get_context("spawn")) as pool:
         for made in pool.map(make, chunks):
             yield from made

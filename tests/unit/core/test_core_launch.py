@@ -32,6 +32,9 @@ def test_a_corpus_of_ones_own_becomes_an_experiment(project):
     assert (Path(row["root"]) / row["jsonl"]).is_file()
     assert (Path(row["root"]) / row["original"]).is_file()
     assert document["extends"] == "demo"
+    own_corpus_experiment("data/My Captions.jsonl", "", "smoke")
+    document = yaml.safe_load(Path(f"config/local/{name}.yaml").read_text())
+    assert document["extends"] == "smoke"
 
 
 def test_a_missing_or_empty_corpus_is_refused(project):

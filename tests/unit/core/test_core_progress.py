@@ -1,6 +1,8 @@
 """One line a stage while a run goes on, and where an experiment stands, from its files."""
 
+import io
 import json
+import logging
 import os
 import signal
 import stat
@@ -8,10 +10,12 @@ import sys
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from snakemake_interface_logger_plugins.common import LogEvent
 
-from recap import launch, status
+from recap import launch, live_progress, status
 from recap.errors import RecapError, StoppedByUserError
 from recap.progress import (
     ProgressPrinter,
@@ -94,6 +98,42 @@ def test_unfinished_stages_speak_now_and_then_only(project):
     lines = list(ProgressPrinter(log, pause=3600).lines())
     assert [line.split()[0] for line in lines] == ["pretrain", "caption_shard"]
     assert "4 of 4" in lines[1]
+
+
+def test_plain_snakemake_shows_the_same_lines(monkeypatch):
+    """Its own table of jobs, then records as its scheduler logs them."""
+    monkeypatch.setattr(live_progress, "gpu_use", lambda: "GPU 91 %")
+    table = LOG.partition("Job stats:")[2].partition("Select")[0].strip()
+    counts = {"caption_shard": 4, "pretrain": 1, "all": 1, "total": 6}
+    dag = SimpleNamespace(stats=lambda: (f"Job stats:\n{table}\n", counts))
+    out = io.StringIO()
+    handler = live_progress.LiveProgress(out, pause=3600)
+    handler.start(SimpleNamespace(dag=dag))
+    begin = time.time()
+    events = [
+        (LogEvent.JOB_FINISHED, "Finished jobid: 3 (Rule: caption_shard)"),
+        (LogEvent.JOB_INFO, "Finished jobid: 9 (Rule: pretrain)"),
+        (None, "Finished jobid: 9 (Rule: pretrain)"),
+        (LogEvent.JOB_FINISHED, "Finished jobid: 4 (Rule: caption_shard)"),
+        (LogEvent.JOB_ERROR, "Error in rule pretrain, jobid: 9"),
+        (LogEvent.JOB_FINISHED, "Finished jobid: 5 (Rule: caption_shard)"),
+        (LogEvent.JOB_FINISHED, "Finished jobid: 6 (Rule: caption_shard)"),
+        (LogEvent.JOB_FINISHED, "Finished jobid: 0 (Rule: all)"),
+    ]
+    for place, (event, text) in enumerate(events):
+        record = logging.LogRecord("snakemake.logging", logging.INFO, "", 0, text, None, None)
+        record.event, record.created = event, begin + 20 * place
+        live_progress.logger.handle(record)
+    live_progress.logger.removeHandler(handler)
+    handler.close()
+    failed, done = out.getvalue().splitlines()
+    assert "pretrain" in failed
+    assert "0 of 1" in failed
+    assert "1 FAILED" in failed
+    assert "all stages 2 of 5" in failed
+    assert "caption_shard" in done
+    assert "4 of 4" in done
+    assert done.endswith("all stages 4 of 5  GPU 91 %")
 
 
 def program(folder: Path, name: str, text: str) -> None:

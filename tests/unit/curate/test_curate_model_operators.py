@@ -6,11 +6,13 @@ from types import ModuleType
 import numpy as np
 import pytest
 from curate_models import VISION, build_blip, build_classifier, build_clip, shake
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
-from recap.curate.juicer import compute_statistics, load_filter
+from recap.curate.juicer import apply_thresholds, compute_statistics, load_filter
 from recap.curate.measure import measure
-from recap.curate.model_operators import KINDS, is_batched, model_statistics
+from recap.curate.model_operators import KINDS, is_batched, model_statistics, model_verdicts
 from recap.curate.statistics import column_name, operator_key
 from recap.errors import RecapError
 from recap.settings import OperatorModelSettings
@@ -153,10 +155,49 @@ def test_defaults_are_those_of_data_juicers_classes():
     import inspect
 
     for name, kind in KINDS.items():
-        cls = type(load_filter({name: {}}))
-        default = inspect.signature(cls.__init__).parameters[kind.parameter].default
-        assert default in (kind.default, ""), name
+        known = inspect.signature(type(load_filter({name: {}})).__init__).parameters
+        assert known[kind.parameter].default in (kind.default, ""), name
+        for threshold, default in kind.thresholds.items():
+            assert known[threshold].default == default, (name, threshold)
     assert len(KINDS) == 5
+
+
+@pytest.fixture(scope="module")
+def classes():
+    return {name: type(load_filter({name: {}})) for name in KINDS}
+
+
+limits = st.one_of(st.floats(-1, 1), st.sampled_from([0, 1, None]))
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    st.sampled_from(list(KINDS)),
+    st.fixed_dictionaries(
+        {},
+        optional={
+            **dict.fromkeys(("min_closed_interval", "max_closed_interval"), st.booleans()),
+            **dict.fromkeys(("min_score", "max_score", "prob_threshold"), limits),
+            "reversed_range": st.booleans(),
+            "any_or_all": st.sampled_from(["any", "all"]),
+        },
+    ),
+    st.lists(st.lists(st.one_of(st.floats(-1, 1), limits.filter(bool)), max_size=3), max_size=8),
+)
+def test_thresholds_decide_as_data_juicers_classes_do(classes, name, options, values):
+    kind, cls = KINDS[name], classes[name]
+    other = {"prob_threshold"} if "min_score" in kind.thresholds else {"min_score", "max_score"}
+    full = {key: value for key, value in options.items() if key not in other}
+    stored = [{kind.statistic: value} for value in values]
+    assert model_verdicts({name: full}, stored) == apply_thresholds(cls(**full), stored)
+
+
+def test_thresholds_that_are_not_known_are_left_to_the_class():
+    for extra in ({"trust_remote_code": True}, {"any_or_all": "some"}, {"batch_size": 3}):
+        known = model_verdicts({"image_nsfw_filter": {"max_score": 0.1}}, [])
+        assert known == []
+        assert model_verdicts({"image_nsfw_filter": extra}, []) is None
+    assert model_verdicts({"image_shape_filter": {}}, []) is None
 
 
 def test_what_is_not_known_here_runs_through_data_juicers_class(models):

@@ -170,11 +170,11 @@ def test_what_is_not_covered_is_left_to_data_juicer(operator):
 def test_another_version_of_data_juicer_is_asked_itself(monkeypatch):
     assert native_filter({"text_length_filter": {}}) is not None
     monkeypatch.setattr(native, "version", lambda _: "1.6.2")
-    native._covered.cache_clear()
+    native.covered.cache_clear()
     try:
         assert native_filter({"text_length_filter": {}}) is None
     finally:
-        native._covered.cache_clear()
+        native.covered.cache_clear()
 
 
 def test_the_character_table_is_data_juicers():
@@ -337,6 +337,7 @@ def test_measuring_and_selecting_import_neither_data_juicer_nor_pandas(tmp_path)
 import sys
 from pathlib import Path
 from recap.curate.measure import measure_shard
+from recap.curate.model_operators import model_verdicts
 from recap.curate.select import select_shard
 folder = Path(sys.argv[1])
 operators = [{"text_length_filter": {}}, {"image_shape_filter": {}}, {"words_num_filter": {}}]
@@ -344,6 +345,7 @@ measure_shard(folder / "r.jsonl", image_root=folder, operators=operators,
               out=folder / "s.parquet", perf=folder / "p.json")
 select_shard(folder / "r.jsonl", stats=folder / "s.parquet", operators=operators,
              kept=folder / "k.jsonl", drops=folder / "d.jsonl", counts=folder / "c.json")
+assert model_verdicts({"image_nsfw_filter": {}}, [{"image_nsfw_score": [0.6]}]) == [False]
 heavy = {"data_juicer", "pandas", "torch", "datasets", "pydantic"} & set(sys.modules)
 assert not heavy, heavy
 """

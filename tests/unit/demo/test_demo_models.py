@@ -207,7 +207,8 @@ def test_micro_models_never_see_the_worlds_pictures():
 
 def test_command_line_builds_the_models_asked_for(tmp_path):
     command = [sys.executable, str(ROOT / "scripts" / "build_micro_models.py")]
-    settings = {"convnext": {"dims": [8, 8, 16, 16], "pictures": 8, "steps": 1, "batch_size": 4}}
+    size = {"dims": [8, 8, 16, 16], "pictures": 8, "held_out": 8, "steps": 1, "batch_size": 4}
+    settings = {"convnext": size}
     done = subprocess.run(
         [*command, "--models", "convnext-micro", "--out", str(tmp_path), "--seed", "3",
          "--settings", json.dumps(settings), "--workers", "2"],

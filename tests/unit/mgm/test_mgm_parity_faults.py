@@ -1,6 +1,7 @@
 """Merges gone wrong in known ways: the gate fails and names the first diverging module."""
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -85,23 +86,42 @@ CASES = [
 ]
 
 
-@pytest.mark.parametrize(("kind", "fault", "culprit"), CASES)
-def test_the_gate_names_the_first_diverging_module(
-    mgm_parts, kinds, mgm_questions, tmp_path, capsys, kind, fault, culprit
-):
+def gate(capsys, folder, adapter, parts, questions):
     import check_parity
 
-    folder, adapter = tmp_path / "merged", kinds[kind]
-    merge_lora_weights(adapter, mgm_parts, folder, SETTINGS)
-    merger = AdapterMerger(adapter, mgm_parts, torch.bfloat16)
     flags = [
-        "--merged", folder, "--adapter", adapter, *parts_flags(mgm_parts),
-        "--questions", mgm_questions, "--images-root", mgm_questions.parent / "images",
-        "--settings", SETTINGS.model_dump_json(), "--out", tmp_path / "parity.json",
+        "--merged", folder, "--adapter", adapter, *parts_flags(parts),
+        "--questions", questions, "--images-root", questions.parent / "images",
+        "--settings", SETTINGS.model_dump_json(), "--out", folder.parent / "parity.json",
     ]  # fmt: skip
-    assert run_json(capsys, check_parity, *flags)[0] == 0
+    return run_json(capsys, check_parity, *flags)
+
+
+@pytest.fixture(scope="module")
+def merges(mgm_parts, kinds, tmp_path_factory):
+    """A merge of each kind of adapter."""
+    folders = {kind: tmp_path_factory.mktemp("merges") / "merged" for kind in kinds}
+    for kind, folder in folders.items():
+        merge_lora_weights(kinds[kind], mgm_parts, folder, SETTINGS)
+    return folders
+
+
+@pytest.mark.parametrize("kind", ["LoRA", "DoRA"])
+def test_the_gate_passes_what_is_spoilt_below(
+    mgm_parts, kinds, merges, mgm_questions, tmp_path, capsys, kind
+):
+    folder = shutil.copytree(merges[kind], tmp_path / "merged")
+    assert gate(capsys, folder, kinds[kind], mgm_parts, mgm_questions)[0] == 0
+
+
+@pytest.mark.parametrize(("kind", "fault", "culprit"), CASES)
+def test_the_gate_names_the_first_diverging_module(
+    mgm_parts, kinds, merges, mgm_questions, tmp_path, capsys, kind, fault, culprit
+):
+    folder, adapter = shutil.copytree(merges[kind], tmp_path / "merged"), kinds[kind]
+    merger = AdapterMerger(adapter, mgm_parts, torch.bfloat16)
     tamper(folder, lambda tensors: fault(tensors, mgm_parts, merger))
-    code, outcome = run_json(capsys, check_parity, *flags)
+    code, outcome = gate(capsys, folder, adapter, mgm_parts, mgm_questions)
     assert code == 3
     assert outcome["failures"][0]["name"] == culprit
     assert "merge again" in outcome["failures"][0]["fix"]
