@@ -4,10 +4,7 @@ The jobs keep their state as training does. After each fault the result is that 
 undisturbed run, no step that was done is done again, and what happened is written down.
 """
 
-import contextlib
 import hashlib
-import os
-import signal
 import subprocess
 import sys
 import time
@@ -17,49 +14,36 @@ from pathlib import Path
 import pytest
 import slurm_client as client
 from slurm_cluster import NODES, PARTITION, YIELDING, Cluster
+from slurm_processes import crash
 
 from recap.cluster.records import Failure, read_failures
 
 pytestmark = [pytest.mark.slurm, pytest.mark.usefixtures("slurm")]
 
-SNAKEFILE = """
-from functools import partial
-from pathlib import Path
-from scripts.recap.cluster.records import grown
-from scripts.recap.cluster.supervision import Supervision
+SNAKEFILE = f"""
+include: "{client.ROOT / "tests/supervised.smk"}"
 
-FAILURES = Path("failures.json")
-SUPERVISION = Supervision(workflow, FAILURES)
-memory = partial(grown, FAILURES, "memory", config["mem_mb"])
 PARTS = config["parts"].split("+")
-
-onstart:
-    SUPERVISION.start()
-
-onsuccess:
-    SUPERVISION.finish()
-
-onerror:
-    SUPERVISION.finish()
 
 rule whole:
     default_target: True
-    input: expand("{part}.txt", part=PARTS)
+    input: expand("{{part}}.txt", part=PARTS)
     output: "whole.txt"
     log: "whole.log"
-    shell: "cat {input} >{output} 2>{log}"
+    shell: "cat {{input}} >{{output}} 2>{{log}}"
 
 rule part:
-    output: "{part}.txt"
-    log: "{part}.log"
+    output: "{{part}}.txt"
+    log: "{{part}}.log"
     resources:
         gpu=config["gpu"],
         runtime=config["runtime"],
-        mem_mb=lambda wildcards, attempt, rulename: memory(wildcards, attempt, rulename),
+        mem_mb=growing("memory", config["mem_mb"]),
     params:
         options=config["options"],
     shell:
-        "PYTHONPATH=scripts python work.py {wildcards.part} {params.options} --out {output} 2>{log}"
+        "PYTHONPATH=scripts python work.py {{wildcards.part}} {{params.options}} "
+        "--out {{output}} 2>{{log}}"
 """
 
 
@@ -306,20 +290,3 @@ def test_a_full_disk_ends_the_run_and_the_next_one_goes_on(project: Project) -> 
         project.check_result(steps=8)
     finally:
         client.run("umount", str(small))
-
-
-def crash(slurm: Cluster, node: str) -> None:
-    """Let a node vanish as in a power cut: its daemon and all that runs on it."""
-    slurm.kill(f"slurmd-{node}")
-    for entry in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):
-            words = (entry / "environ").read_bytes().split(b"\0")
-            if f"SLURMD_NODENAME={node}".encode() in words:
-                parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
-                for pid in (int(entry.name), parent):
-                    if pid == int(entry.name) or b"slurmstepd" in command(pid):
-                        os.kill(pid, signal.SIGKILL)
-
-
-def command(pid: int) -> bytes:
-    return Path(f"/proc/{pid}/cmdline").read_bytes()

@@ -1,0 +1,149 @@
+"""A copy of the repository with a small experiment, run on the tests' SLURM as a user would."""
+
+import hashlib
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import slurm_client as client
+from slurm_cluster import PARTITION
+
+from recap.cluster.records import Failure, read_failures
+from recap.io import read_jsonl
+
+# The smoke experiment with one seed, and with a second stage that is long enough to disturb.
+EXPERIMENT = """
+extends: smoke
+title: "Smoke run on the tests' cluster"
+seeds: [1]
+evaluation_shards: 2
+funnel_arms: []
+train:
+  finetune:
+    epochs: 16
+    save_steps: 20
+compute:
+  gpus: 1
+  train_gpus: 1
+"""
+RESULTS = "results/cluster"
+ARM = "blip2_enhanced"
+RUN = f"{RESULTS}/runs/{ARM}/seed1"
+# What an experiment finds; beside it lie times, job numbers and logs.
+FOUND = (
+    *("arms/*/train.json", "runs/**/*.safetensors", "runs/**/telemetry.jsonl"),
+    *("eval/**/scores.jsonl", "compare/comparison.json", "report/verdict.txt"),
+)
+
+
+class Lab:
+    """One folder in which Snakemake runs again and again."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        copy_repository(folder)
+        (folder / "config/experiments/cluster.yaml").write_text(EXPERIMENT)
+        self.processes: list[subprocess.Popen[str]] = []
+
+    def start(self, *more: str, target: str = "all") -> subprocess.Popen[str]:
+        """Start Snakemake with the shipped profile and this cluster's names."""
+        command = [
+            *(sys.executable, "-m", "snakemake", "--profile", "profiles/slurm"),
+            *("--config", "experiment=cluster", "--jobs", "4", "--slurm-keep-successful-logs"),
+            *("--default-resources", "mem_mb=1000", "runtime=30", "slurm_account=lab"),
+            *(f"slurm_partition={PARTITION}", "--slurm-init-seconds-before-status-checks", "2"),
+            *("--latency-wait", "5", *more, "--", target),
+        ]
+        process = subprocess.Popen(
+            command,
+            cwd=self.folder,
+            env=client.environment(),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        self.processes.append(process)
+        return process
+
+    def run(self, *more: str, target: str = "all") -> str:
+        """Run Snakemake to its end, which is to be a good one."""
+        return end(self.start(*more, target=target))
+
+    def stop(self) -> None:
+        """End what a test that failed left behind."""
+        for process in self.processes:
+            process.kill()
+        for job in client.live_jobs():
+            client.attempt("scancel", job)
+        client.wait_for(lambda: not client.live_jobs())
+
+    def found(self) -> dict[str, str]:
+        """Return the hash of every file that says what the experiment found."""
+        base = self.folder / RESULTS
+        return {
+            str(path.relative_to(base)): hashlib.sha256(path.read_bytes()).hexdigest()
+            for pattern in FOUND
+            for path in sorted(base.glob(pattern))
+        }
+
+    def forget_training(self) -> None:
+        """Remove the second stage's result of one arm, so that it is trained again."""
+        shutil.rmtree(self.folder / RUN / "finetune")
+
+    def wait_for_update(self, update: int) -> str:
+        """Wait until the second stage has made so many updates; return the number of its job."""
+        state = self.folder / RESULTS / f"state/finetune/{ARM}.seed1"
+        telemetry = lambda: [*state.glob("run-*/telemetry.jsonl")]  # noqa: E731
+        client.wait_for(lambda: any(len(read_jsonl(path)) >= update for path in telemetry()))
+        listed = client.run("squeue", "--noheader", "--states=RUNNING", "--format=%A %k")
+        (job,) = (line.split()[0] for line in listed.splitlines() if "rule_finetune" in line)
+        return job
+
+    def training_log(self) -> str:
+        """Return the log of the second stage's last attempt."""
+        return (self.folder / f"logs/cluster/finetune/{ARM}.seed1.log").read_text()
+
+    def failures(self) -> list[Failure]:
+        """Return the failures of the last run."""
+        return read_failures(self.folder / RESULTS / "failures.json")
+
+    def accounted(self, rule: str) -> list[dict[str, str]]:
+        """Return what SLURM accounts for a rule's jobs, each attempt, oldest first."""
+        fields = ("JobIDRaw", "State", "NodeList", "Start", "WorkDir", "Comment")
+        listed = client.run(
+            *("sacct", "--allocations", "--duplicates", "--noheader", "--parsable2"),
+            *("--starttime=now-1days", f"--format={','.join(fields)}"),
+        )
+        rows = [dict(zip(fields, line.split("|", 5), strict=True)) for line in listed.splitlines()]
+        ours = [
+            row
+            for row in rows
+            if row["WorkDir"] == str(self.folder) and row["Comment"].startswith(f"rule_{rule}")
+        ]
+        return sorted(ours, key=lambda row: row["Start"])
+
+    def pretend_preflight(self) -> None:
+        """Make the models, and write reports about nodes whose cards are make-believe."""
+        self.run("--until", "register_local_model")
+        for kind in ("model", "train"):
+            path = self.folder / RESULTS / f"preflight/{kind}.json"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(json.dumps({"nodes": []}))
+
+
+def end(process: subprocess.Popen[str], code: int = 0) -> str:
+    """Wait for a Snakemake and return what it said."""
+    output = process.communicate(timeout=1500)[0]
+    assert process.returncode == code, output
+    return output
+
+
+def copy_repository(target: Path) -> None:
+    """Copy what git would: tracked files, and new ones that are not ignored."""
+    listed = client.run("git", "ls-files", "-co", "--exclude-standard")
+    for name in listed.splitlines():
+        if (client.ROOT / name).is_file():
+            (target / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(client.ROOT / name, target / name)
