@@ -1,4 +1,4 @@
-"""Every way a cluster fails, on a real SLURM, with the shipped profile: boring each time.
+"""More ways a cluster fails, on a real SLURM, with the shipped profile: boring each time.
 
 The jobs keep their state as training does. After each fault the result is that of an
 undisturbed run, no step that was done is done again, and what happened is written down.
@@ -13,8 +13,7 @@ from pathlib import Path
 
 import pytest
 import slurm_client as client
-from slurm_cluster import NODES, PARTITION, YIELDING, Cluster
-from slurm_processes import crash
+from slurm_cluster import NODES, PARTITION, Cluster
 
 from recap.cluster.records import Failure, read_failures
 
@@ -131,20 +130,6 @@ def end(process: subprocess.Popen[str], code: int = 0) -> str:
     return output
 
 
-def test_an_undisturbed_run_spreads_its_jobs_and_is_done(project: Project) -> None:
-    end(project.start(parts="a+b+c+d", gpu=1, steps=12))
-    project.check_result(steps=12, parts="a+b+c+d")
-    attempts = [project.lines(f"{part}.attempts") for part in "abcd"]
-    assert all(len(one) == 1 for one in attempts)
-    places = {tuple(one[0].split()[1:]) for one in attempts}
-    # at the same time, on four cards of two nodes
-    assert places == {(node, card) for node in NODES for card in "01"}
-    assert not project.failures()
-    assert list(project.folder.glob("logs/slurm/efficiency_report_*.csv"))
-    again = project.start("--dry-run", parts="a+b+c+d", gpu=1, steps=12)
-    assert "Nothing to be done" in end(again)
-
-
 def test_a_cancelled_job_goes_on(project: Project) -> None:
     run = project.start()
     project.wait_for_step(3)
@@ -153,45 +138,6 @@ def test_a_cancelled_job_goes_on(project: Project) -> None:
     project.check_result()
     assert project.kinds() == ["cancelled"]
     assert "1 attempt failed and passed later (1 x cancelled)" in output
-
-
-def test_a_job_that_needs_more_time_than_its_limit_goes_on(project: Project) -> None:
-    run = project.start(steps=45, seconds=2, runtime=1)
-    end(run)
-    project.check_result(steps=45)
-    # Each attempt got further, so none counted, and none was given more time.
-    assert set(project.kinds()) == {"stopped"}
-    assert len(project.lines("a.attempts")) == 1 + len(project.failures())
-
-
-def test_a_preempted_job_goes_on(project: Project) -> None:
-    run = project.start(partition=YIELDING, steps=30)
-    project.wait_for_step(3)
-    job = project.job()
-    client.run(
-        *("sbatch", f"--partition={PARTITION}", "--account=lab", "--exclusive", "--nodes=2"),
-        *("--output=/dev/null", "--wrap=sleep 3"),
-    )
-    client.wait_for(lambda: client.state(job)[0] in ("PENDING", "PREEMPTED", "REQUEUED"))
-    end(run)
-    project.check_result(steps=30)
-    # SLURM requeued it: the same job, twice.
-    assert [line.split()[0] for line in project.lines("a.attempts")] == [job, job]
-
-
-def test_a_job_that_lost_its_node_goes_on_elsewhere(project: Project, slurm: Cluster) -> None:
-    run = project.start(steps=60)
-    project.wait_for_step(3)
-    node = project.lines("a.attempts")[-1].split()[1]
-    crash(slurm, node)
-    try:
-        end(run)
-    finally:
-        slurm.start_node(node)
-        slurm.wait_until_idle()
-    project.check_result(steps=60)
-    nodes = [line.split()[1] for line in project.lines("a.attempts")]
-    assert nodes == [node, next(other for other in NODES if other != node)]
 
 
 def test_a_drained_node_takes_no_new_job(project: Project) -> None:
@@ -226,23 +172,6 @@ def test_input_that_is_wrong_is_not_tried_again(project: Project) -> None:
     assert "invalid int value: 'many'" in "\n".join(failure.log_tail)
     assert "1 job failed:" in output
     assert "part (part=a)\n    class     bad_data, exit code 2, after 1 attempt on" in output
-
-
-def test_a_killed_snakemake_goes_on_without_doing_anything_twice(project: Project) -> None:
-    first = project.start(parts="a+b", steps=80)
-    project.wait_for_step(3, "a")
-    project.wait_for_step(3, "b")
-    jobs = {project.job("a"), project.job("b")}
-    first.kill()
-    first.wait()
-    # The same command, without --unlock.
-    second = project.start(parts="a+b", steps=80)
-    output = end(second)
-    assert "An earlier run of this folder left 2 jobs behind" in output
-    project.check_result(steps=80, parts="a+b")
-    assert [len(project.lines(f"{part}.attempts")) for part in "ab"] == [1, 1]
-    assert {project.job("a"), project.job("b")} == jobs
-    assert "Nothing to be done" in end(project.start("--dry-run", parts="a+b", steps=80))
 
 
 def test_slurm_that_does_not_answer_for_a_minute(project: Project, slurm: Cluster) -> None:
