@@ -140,6 +140,7 @@ def test_a_cancelled_job_goes_on(project: Project) -> None:
     assert "1 attempt failed and passed later (1 x cancelled)" in output
 
 
+@pytest.mark.slow
 def test_a_drained_node_takes_no_new_job(project: Project) -> None:
     run = project.start(parts="a+b", gpu=2, steps=30)
     project.wait_for_step(3, "a")
@@ -156,6 +157,7 @@ def test_a_drained_node_takes_no_new_job(project: Project) -> None:
     assert nodes == [node, next(other for other in NODES if other != node)]
 
 
+@pytest.mark.slow
 def test_a_job_killed_for_its_memory_gets_more(project: Project) -> None:
     output = end(project.start(mem_mb=700, options="--megabytes 900", steps=8))
     project.check_result(steps=8)
@@ -164,6 +166,7 @@ def test_a_job_killed_for_its_memory_gets_more(project: Project) -> None:
     assert len(project.lines("a.attempts")) == 2
 
 
+@pytest.mark.slow
 def test_input_that_is_wrong_is_not_tried_again(project: Project) -> None:
     output = end(project.start(options="--steps many"), code=1)
     (failure,) = project.failures()
@@ -174,6 +177,7 @@ def test_input_that_is_wrong_is_not_tried_again(project: Project) -> None:
     assert "part (part=a)\n    class     bad_data, exit code 2, after 1 attempt on" in output
 
 
+@pytest.mark.slow
 def test_slurm_that_does_not_answer_for_a_minute(project: Project, slurm: Cluster) -> None:
     run = project.start(steps=30)
     project.wait_for_step(3)
@@ -186,6 +190,7 @@ def test_slurm_that_does_not_answer_for_a_minute(project: Project, slurm: Cluste
     assert len(project.lines("a.attempts")) == 1
 
 
+@pytest.mark.slow
 def test_slurm_that_does_not_answer_when_jobs_are_submitted(
     project: Project, slurm: Cluster
 ) -> None:
@@ -200,6 +205,7 @@ def test_slurm_that_does_not_answer_when_jobs_are_submitted(
     assert set(project.kinds()) <= {"slurm_unreachable"}
 
 
+@pytest.mark.slow
 def test_a_full_disk_ends_the_run_and_the_next_one_goes_on(project: Project) -> None:
     small = project.folder / "small"
     small.mkdir()

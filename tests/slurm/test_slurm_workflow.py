@@ -12,7 +12,7 @@ from slurm_cluster import PARTITION
 
 from recap.io import read_json, read_jsonl
 
-pytestmark = [pytest.mark.slurm, pytest.mark.usefixtures("slurm")]
+pytestmark = [pytest.mark.slurm, pytest.mark.slow, pytest.mark.usefixtures("slurm")]
 
 RUN = "results/tests/runs/a/seed1/pretrain"
 STATE = "results/tests/state/pretrain/a.seed1"
