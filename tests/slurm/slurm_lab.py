@@ -4,7 +4,6 @@ import hashlib
 import json
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import slurm_client as client
@@ -49,35 +48,18 @@ class Lab:
 
     def start(self, *more: str, target: str = "all") -> subprocess.Popen[str]:
         """Start Snakemake with the shipped profile and this cluster's names."""
-        command = [
-            *(sys.executable, "-m", "snakemake", "--profile", "profiles/slurm"),
+        process = client.snakemake(
+            self.folder,
             *("--config", "experiment=cluster", "--jobs", "4", "--slurm-keep-successful-logs"),
-            *("--default-resources", "mem_mb=1000", "runtime=30", "slurm_account=lab"),
-            *(f"slurm_partition={PARTITION}", "--slurm-init-seconds-before-status-checks", "2"),
-            *("--latency-wait", "5", *more, "--", target),
-        ]
-        process = subprocess.Popen(
-            command,
-            cwd=self.folder,
-            env=client.environment(),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
+            *(*more, "--", target),
+            partition=PARTITION,
         )
         self.processes.append(process)
         return process
 
     def run(self, *more: str, target: str = "all") -> str:
         """Run Snakemake to its end, which is to be a good one."""
-        return end(self.start(*more, target=target))
-
-    def stop(self) -> None:
-        """End what a test that failed left behind."""
-        for process in self.processes:
-            process.kill()
-        for job in client.live_jobs():
-            client.attempt("scancel", job)
-        client.wait_for(lambda: not client.live_jobs())
+        return client.end_of_snakemake(self.start(*more, target=target))
 
     def found(self) -> dict[str, str]:
         """Return the hash of every file that says what the experiment found."""
@@ -131,13 +113,6 @@ class Lab:
             path = self.folder / RESULTS / f"preflight/{kind}.json"
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(json.dumps({"nodes": []}))
-
-
-def end(process: subprocess.Popen[str], code: int = 0) -> str:
-    """Wait for a Snakemake and return what it said."""
-    output = process.communicate(timeout=1500)[0]
-    assert process.returncode == code, output
-    return output
 
 
 def copy_repository(target: Path) -> None:

@@ -10,7 +10,7 @@ from itertools import combinations
 import pytest
 import slurm_client as client
 from slurm_cluster import NODES, PARTITION, YIELDING, Cluster
-from slurm_lab import RESULTS, RUN, Lab, end
+from slurm_lab import ARM, RESULTS, RUN, Lab
 from slurm_processes import CardWatch, Stay, crash
 
 from recap.io import read_json, read_jsonl
@@ -45,7 +45,7 @@ def lab(undisturbed: Undisturbed) -> Iterator[Lab]:
     """The finished experiment, one of whose trainings is to be done again."""
     undisturbed.lab.forget_training()
     yield undisturbed.lab
-    undisturbed.lab.stop()
+    client.clear_queue(undisturbed.lab.processes)
 
 
 def check_training(undisturbed: Undisturbed) -> None:
@@ -100,7 +100,7 @@ def test_training_that_lost_its_node_goes_on_elsewhere(
     node = lab.accounted("finetune")[-1]["NodeList"]
     crash(slurm, node)
     try:
-        end(run)
+        client.end_of_snakemake(run)
     finally:
         slurm.start_node(node)
         slurm.wait_until_idle()
@@ -109,6 +109,9 @@ def test_training_that_lost_its_node_goes_on_elsewhere(
     assert (lost["State"], lost["NodeList"]) == ("NODE_FAIL", node)
     assert (again["State"], again["JobIDRaw"]) == ("COMPLETED", job)
     assert again["NodeList"] != node
+    (failure,) = lab.failures()
+    assert (failure.kind, failure.requeued, failure.node) == ("node_lost", True, node)
+    assert failure.wildcards["arm"] == ARM
 
 
 def test_training_that_hits_its_time_limit_goes_on(undisturbed: Undisturbed, lab: Lab) -> None:
@@ -127,11 +130,13 @@ def test_preempted_training_is_requeued_and_goes_on(undisturbed: Undisturbed, la
         *("sbatch", f"--partition={PARTITION}", "--account=lab", "--exclusive", "--nodes=2"),
         *("--output=/dev/null", "--wrap=sleep 3"),
     )
-    end(run)
+    client.end_of_snakemake(run)
     check_training(undisturbed)
     preempted, again = lab.accounted("finetune")[-2:]
     assert preempted["State"] == "PREEMPTED"
     assert (again["State"], again["JobIDRaw"]) == ("COMPLETED", job)
+    (failure,) = lab.failures()
+    assert (failure.kind, failure.requeued, failure.cured) == ("preempted", True, True)
 
 
 def test_a_killed_snakemake_ends_the_experiment_without_doing_anything_twice(

@@ -6,7 +6,6 @@ undisturbed run, no step that was done is done again, and what happened is writt
 
 import hashlib
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -57,27 +56,15 @@ class Project:
         (folder / "Snakefile").write_text(SNAKEFILE)
         self.processes: list[subprocess.Popen[str]] = []
 
-    def start(
-        self, *more: str, parts: str = "a", steps: int = 20, partition: str = PARTITION, **config
-    ) -> subprocess.Popen[str]:
+    def start(self, parts: str = "a", steps: int = 20, **config) -> subprocess.Popen[str]:
         """Start Snakemake with the shipped profile and this cluster's names."""
         seconds, options = config.pop("seconds", 0.5), config.pop("options", "")
         values = {"gpu": 0, "runtime": 10, "mem_mb": 1000, "parts": parts, **config}
         values["options"] = f"--steps {steps} --seconds {seconds} {options}"
-        command = [
-            *(sys.executable, "-m", "snakemake", "--profile", "profiles/slurm"),
+        process = client.snakemake(
+            self.folder,
             *("--config", *(f"{name}={value}" for name, value in values.items())),
-            *("--default-resources", "mem_mb=1000", "runtime=10", "slurm_account=lab"),
-            f"slurm_partition={partition}",
-            *("--slurm-init-seconds-before-status-checks", "2", "--latency-wait", "5", *more),
-        ]
-        process = subprocess.Popen(
-            command,
-            cwd=self.folder,
-            env=client.environment(),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
+            partition=PARTITION,
         )
         self.processes.append(process)
         return process
@@ -116,25 +103,14 @@ def project(tmp_path: Path) -> Iterator[Project]:
     try:
         yield project
     finally:
-        for process in project.processes:
-            process.kill()
-        for job in client.live_jobs():
-            client.attempt("scancel", job)
-        client.wait_for(lambda: not client.live_jobs())
-
-
-def end(process: subprocess.Popen[str], code: int = 0) -> str:
-    """Wait for a Snakemake and return what it said."""
-    output = process.communicate(timeout=500)[0]
-    assert process.returncode == code, output
-    return output
+        client.clear_queue(project.processes)
 
 
 def test_a_cancelled_job_goes_on(project: Project) -> None:
     run = project.start()
     project.wait_for_step(3)
     client.run("scancel", project.job())
-    output = end(run)
+    output = client.end_of_snakemake(run)
     project.check_result()
     assert project.kinds() == ["cancelled"]
     assert "1 attempt failed and passed later (1 x cancelled)" in output
@@ -149,7 +125,7 @@ def test_a_drained_node_takes_no_new_job(project: Project) -> None:
     client.run("scontrol", "update", f"nodename={node}", "state=drain", "reason=test")
     try:
         client.run("scancel", project.job("a"))
-        end(run)
+        client.end_of_snakemake(run)
     finally:
         client.run("scontrol", "update", f"nodename={node}", "state=resume")
     project.check_result(steps=30, parts="a+b")
@@ -159,7 +135,7 @@ def test_a_drained_node_takes_no_new_job(project: Project) -> None:
 
 @pytest.mark.slow
 def test_a_job_killed_for_its_memory_gets_more(project: Project) -> None:
-    output = end(project.start(mem_mb=700, options="--megabytes 900", steps=8))
+    output = client.end_of_snakemake(project.start(mem_mb=700, options="--megabytes 900", steps=8))
     project.check_result(steps=8)
     assert project.kinds() == ["out_of_memory"]
     assert "(1 x out_of_memory)" in output
@@ -168,7 +144,7 @@ def test_a_job_killed_for_its_memory_gets_more(project: Project) -> None:
 
 @pytest.mark.slow
 def test_input_that_is_wrong_is_not_tried_again(project: Project) -> None:
-    output = end(project.start(options="--steps many"), code=1)
+    output = client.end_of_snakemake(project.start(options="--steps many"), code=1)
     (failure,) = project.failures()
     assert (failure.kind, failure.exit_code, failure.attempt) == ("bad_data", 2, 1)
     assert failure.node in NODES
@@ -185,7 +161,7 @@ def test_slurm_that_does_not_answer_for_a_minute(project: Project, slurm: Cluste
     time.sleep(60)
     assert run.poll() is None
     slurm.start_controller()
-    end(run)
+    client.end_of_snakemake(run)
     project.check_result(steps=30)
     assert len(project.lines("a.attempts")) == 1
 
@@ -200,7 +176,7 @@ def test_slurm_that_does_not_answer_when_jobs_are_submitted(
     slurm.kill("slurmctld")
     time.sleep(40)
     slurm.start_controller()
-    end(run)
+    client.end_of_snakemake(run)
     project.check_result(steps=4)
     assert set(project.kinds()) <= {"slurm_unreachable"}
 
@@ -215,13 +191,13 @@ def test_a_full_disk_ends_the_run_and_the_next_one_goes_on(project: Project) -> 
     try:
         (small / "filled").write_bytes(b"x" * 16_384)
         run = project.start(steps=8, options="--state small/state.json")
-        output = end(run, code=1)
+        output = client.end_of_snakemake(run, code=1)
         assert project.kinds() == ["disk_full"]
         assert "free space or raise the quota" in output
         (small / "filled").unlink()
         for name in ("a.steps", "a.attempts"):
             (project.folder / name).unlink(missing_ok=True)
-        end(project.start(steps=8, options="--state small/state.json"))
+        client.end_of_snakemake(project.start(steps=8, options="--state small/state.json"))
         project.check_result(steps=8)
     finally:
         client.run("umount", str(small))

@@ -3,7 +3,6 @@
 import json
 import re
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -94,20 +93,11 @@ def start(project: Path, **compute: int) -> subprocess.Popen[str]:
     """Start Snakemake with the shipped profile, and with what this cluster needs besides."""
     compute = {"gpu_threads": 1, "model_mem_mb": 2000, "train_runtime_minutes": 10, **compute}
     (project / "compute.json").write_text(json.dumps({"compute": compute}))
-    command = [
-        *(sys.executable, "-m", "snakemake", "--workflow-profile", "profiles/slurm"),
-        *("--configfile", "config.json", "compute.json"),
-        *("--default-resources", "mem_mb=1000", "runtime=60", f"slurm_partition={PARTITION}"),
-        *("--slurm-status-command", "squeue", "--slurm-init-seconds-before-status-checks", "2"),
-        *("--latency-wait", "5", "--", f"{RUN}/manifest.json"),
-    ]
-    return subprocess.Popen(
-        command,
-        cwd=project,
-        env=client.environment(),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
+    return client.snakemake(
+        project,
+        *("--configfile", "config.json", "compute.json", "--", f"{RUN}/manifest.json"),
+        partition=PARTITION,
+        profile="--workflow-profile",
     )
 
 
