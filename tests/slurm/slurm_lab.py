@@ -18,10 +18,13 @@ extends: smoke
 title: "Smoke run on the tests' cluster"
 seeds: [1]
 evaluation_shards: 2
+controls: []
 funnel_arms: []
+curate:
+  shard_size: 150
 train:
   finetune:
-    epochs: 16
+    epochs: 20
     save_steps: 20
 compute:
   gpus: 1

@@ -115,12 +115,19 @@ def test_training_that_lost_its_node_goes_on_elsewhere(
 
 
 def test_training_that_hits_its_time_limit_goes_on(undisturbed: Undisturbed, lab: Lab) -> None:
-    before = len(lab.accounted("finetune"))
-    output = lab.run("--set-resources", "finetune:runtime=1", target=TRAINED)
+    run = lab.start(target=TRAINED)
+    job = lab.wait_for_update(10)
+    # SLURM looks every half a minute whose time is up.
+    client.run("scontrol", "update", f"jobid={job}", "EndTime=now+1seconds")
+    client.end_of_snakemake(run)
     check_training(undisturbed)
-    kinds = {failure.kind for failure in lab.failures()}
-    assert kinds == {"stopped"}, output
-    assert len(lab.accounted("finetune")) - before == 1 + len(lab.failures())
+    (failure,) = lab.failures()
+    assert (failure.state, failure.cured) == ("TIMEOUT", True)
+    # It saved its state before SLURM's patience (KillWait) ended.
+    assert failure.kind == "stopped"
+    assert failure.updates >= 10
+    cut, again = lab.accounted("finetune")[-2:]
+    assert (cut["State"], again["State"]) == ("TIMEOUT", "COMPLETED")
 
 
 def test_preempted_training_is_requeued_and_goes_on(undisturbed: Undisturbed, lab: Lab) -> None:
