@@ -33,6 +33,7 @@ compute:
 RESULTS = "results/cluster"
 ARM = "blip2_enhanced"
 RUN = f"{RESULTS}/runs/{ARM}/seed1"
+STATE = f"{RESULTS}/state/finetune/{ARM}.seed1"
 # What an experiment finds; beside it lie times, job numbers and logs.
 FOUND = (
     *("arms/*/train.json", "runs/**/*.safetensors", "runs/**/telemetry.jsonl"),
@@ -75,16 +76,17 @@ class Lab:
 
     def forget_training(self) -> None:
         """Remove the second stage's result of one arm, so that it is trained again."""
-        shutil.rmtree(self.folder / RUN / "finetune")
+        for folder in (RUN + "/finetune", STATE):
+            shutil.rmtree(self.folder / folder, ignore_errors=True)
 
-    def wait_for_update(self, update: int) -> str:
-        """Wait until the second stage has made so many updates; return the number of its job."""
-        state = self.folder / RESULTS / f"state/finetune/{ARM}.seed1"
+    def wait_for_update(self, update: int) -> tuple[str, str]:
+        """Wait until the second stage has made so many updates; return its job and its node."""
+        state = self.folder / STATE
         telemetry = lambda: [*state.glob("run-*/telemetry.jsonl")]  # noqa: E731
         client.wait_for(lambda: any(len(read_jsonl(path)) >= update for path in telemetry()))
-        listed = client.run("squeue", "--noheader", "--states=RUNNING", "--format=%A %k")
-        (job,) = (line.split()[0] for line in listed.splitlines() if "rule_finetune" in line)
-        return job
+        listed = client.run("squeue", "--noheader", "--states=RUNNING", "--format=%A %N %k")
+        (found,) = (line.split()[:2] for line in listed.splitlines() if "rule_finetune" in line)
+        return found[0], found[1]
 
     def training_log(self) -> str:
         """Return the log of the second stage's last attempt."""
@@ -95,7 +97,18 @@ class Lab:
         return read_failures(self.folder / RESULTS / "failures.json")
 
     def accounted(self, rule: str) -> list[dict[str, str]]:
-        """Return what SLURM accounts for a rule's jobs, each attempt, oldest first."""
+        """Return what SLURM accounts for a rule's jobs, each attempt, oldest first.
+
+        The accounting is some seconds late: it is waited for until all of it has ended.
+        """
+        client.wait_for(lambda: not self._under_way(rule))
+        return self._accounted(rule)
+
+    def _under_way(self, rule: str) -> bool:
+        rows = self._accounted(rule)
+        return not rows or any(row["State"] in client.ALIVE for row in rows)
+
+    def _accounted(self, rule: str) -> list[dict[str, str]]:
         fields = ("JobIDRaw", "State", "NodeList", "Start", "WorkDir", "Comment")
         listed = client.run(
             *("sacct", "--allocations", "--duplicates", "--noheader", "--parsable2"),
