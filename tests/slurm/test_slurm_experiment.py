@@ -66,6 +66,13 @@ def test_an_undisturbed_run_is_complete_and_leaves_nothing_to_do(undisturbed: Un
     assert (folder / "report/report.html").is_file()
     comparison = read_json(folder / "compare/comparison.json")
     assert [row["arm"] for row in comparison["comparisons"]] == ["blip2_enhanced"]
+    costs = read_json(folder / "costs.json")
+    training = [row for row in costs["rows"] if row["stage"] == "finetune"]
+    assert len(training) == 2
+    for row in training:
+        # SLURM's own times, on one card
+        assert row["source"] == "sacct"
+        assert row["gpu_seconds"] == row["seconds"] > 0
 
 
 def test_shards_go_to_both_nodes_and_short_jobs_share_submissions(
