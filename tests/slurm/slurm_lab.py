@@ -79,6 +79,14 @@ class Lab:
         for folder in (RUN + "/finetune", STATE):
             shutil.rmtree(self.folder / folder, ignore_errors=True)
 
+    def forget_what_follows(self) -> None:
+        """Remove what is made of that arm's second stage, up to the report."""
+        for path in (self.folder / RUN).iterdir():
+            if path.is_file():
+                path.unlink()
+        for folder in (f"{RUN}/merged", f"{RESULTS}/eval/{ARM}", f"{RESULTS}/report"):
+            shutil.rmtree(self.folder / folder)
+
     def wait_for_update(self, update: int) -> tuple[str, str]:
         """Wait until the second stage has made so many updates; return its job and its node."""
         state = self.folder / STATE

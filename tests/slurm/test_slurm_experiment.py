@@ -155,6 +155,7 @@ def test_preempted_training_is_requeued_and_goes_on(undisturbed: Undisturbed, la
 def test_a_killed_snakemake_ends_the_experiment_without_doing_anything_twice(
     undisturbed: Undisturbed, lab: Lab
 ) -> None:
+    lab.forget_what_follows()
     first = lab.start()
     job, _ = lab.wait_for_update(10)
     first.kill()
