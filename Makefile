@@ -11,7 +11,7 @@ RESULTS ?=
 REAL ?=
 ROWS ?=
 
-.PHONY: help demo demo-full ocr test test-slow test-oracle test-slurm calibrate docs lint format setup plan install-profile status report-zip lock-models clean
+.PHONY: help demo demo-full ocr test test-slow test-oracle test-slurm calibrate docs lint format setup plan install-profile containerize status report-zip lock-models clean
 
 help: ## show this help
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -28,16 +28,16 @@ demo-full: setup ## run the demo with every shipped arm and every control
 ocr: setup ## add the packaged OCR model (120 MB to download, 270 MB on disk), for question files without OCR tokens
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r envs/ocr.lock
 
-test: setup ## lint, format and type checks, then every test that is not slow
+test: setup ## lint, format and type checks, then every test that is not slow, a few of them on a real SLURM
 	@$(BIN)/python scripts/run_checks.py
 
 test-slow: setup ## kill every stage in mid-run, compare with Data-Juicer's own executor
-	@$(BIN)/python -m pytest -m slow --timeout 7200
+	@$(BIN)/python -m pytest -m "slow and not slurm" --timeout 7200
 
 test-oracle: setup ## 100,000 answers a normaliser, and scores, statistics, tables and OCR against libraries that are fetched
 	@$(BIN)/python -m pytest -m oracle
 
-test-slurm: setup ## train over several nodes on a real SLURM on this machine; needs root and Debian
+test-slurm: setup ## an experiment, and every way a cluster fails, on a real SLURM on this machine; needs root and Debian
 	@$(BIN)/python -m pytest -m slurm --timeout 3600 tests/slurm
 
 calibrate: setup ## measure the verdict's errors; RESULTS=results/NAME to resample, REAL=results/NAME for trained A/A runs
@@ -60,6 +60,10 @@ install-profile: setup ## let `snakemake --profile slurm` find this folder from 
 
 lock-models: setup ## write sizes and hashes of ROWS="blip2-opt-2.7b textvqa" into config/locks/
 	@$(BIN)/python scripts/lock_models.py $(ROWS)
+
+containerize: setup ## write a Dockerfile with every rule's environment; needs conda
+	@PATH="$(CURDIR)/$(BIN):$$PATH" snakemake --profile profiles/local --config experiment=demo \
+		--containerize >Dockerfile || { rm -f Dockerfile; exit 1; }
 
 plan: setup ## say what a run would do and cost; EXPERIMENT=full_400k PROFILE=profiles/slurm GPUS=8 GPU_SPEED=0.35
 	@$(BIN)/python scripts/plan.py --experiment $(EXPERIMENT) --profile $(PROFILE) \

@@ -1,6 +1,7 @@
 rule account_costs:
-    """Add up GPU-hours, energy and memory by arm and stage, and compare them with the plan."""
+    """Add up GPU-hours, energy and memory by stage and arms, and compare them with the plan."""
     input:
+        inputs="results/{experiment}/compare/comparison_inputs.json",
         perf=COMPARISON.perf(),
     output:
         costs="results/{experiment}/costs.json",
@@ -15,14 +16,14 @@ rule account_costs:
         mem_mb=megabytes(COMPUTE.cpu_mem_mb),
         runtime=minutes(COMPUTE.runtime_minutes),
     params:
+        # Its plan is no input: planning again must not make the costs again.
         folder=subpath(output.costs, parent=True),
-        arms=ARMS,
         stage_version=STAGE_VERSIONS["costs"],
     shell:
         """
         python scripts/account_costs.py \
+            --inputs {input.inputs:q} \
             --results {params.folder:q} \
-            --arms {params.arms:q} \
             --out {output.costs:q} \
             --table {output.table:q} \
             2>{log:q}

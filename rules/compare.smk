@@ -72,7 +72,7 @@ rule build_report:
         inputs="results/{experiment}/compare/comparison_inputs.json",
         comparison="results/{experiment}/compare/comparison.json",
         results=COMPARISON.results(),
-        perf=COMPARISON.perf(),
+        costs="results/{experiment}/costs.json",
         brought_in=COMPARISON.brought_in(),
         gallery=COMPARISON.gallery(),
         quality=COMPARISON.quality(),
@@ -134,8 +134,6 @@ rule build_report:
         gallery=lambda wildcards, input: (f"--gallery {input.gallery}" if input.gallery else ""),
         image_root=lambda wildcards: COMPARISON.gallery_image_root(),
         settings=as_json(SETTINGS.report),
-        # Not an input: planning again must not make the report again.
-        plan="results/{experiment}/plan.json",
         stage_version=STAGE_VERSIONS["report"],
     shell:
         """
@@ -149,7 +147,7 @@ rule build_report:
             --training-analysis {output.training:q} \
             --summary {output.summary:q} \
             --verdict {output.verdict:q} \
-            --plan {params.plan:q} \
+            --costs {input.costs:q} \
             --run-card {output.run_card:q} \
             --figures {output.figures:q} \
             --tables {output.tables:q} \

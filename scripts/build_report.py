@@ -11,7 +11,7 @@ def parser() -> argparse.ArgumentParser:
     result = make_parser(
         __doc__ or "",
         "build_report.py --inputs comparison_inputs.json --comparison comparison.json "
-        "--out report.html --training-analysis training_comparison_analysis.md "
+        "--costs costs.json --out report.html --training-analysis training_comparison_analysis.md "
         "--summary final_project_summary.md",
     )
     result.add_argument("--inputs", type=Path, required=True, help="comparison inputs, JSON")
@@ -24,7 +24,9 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("--out", type=Path, required=True, help="HTML page to write")
     result.add_argument("--training-analysis", type=Path, required=True, help="Markdown to write")
     result.add_argument("--summary", type=Path, required=True, help="Markdown to write")
-    result.add_argument("--plan", type=Path, help="planned cost, JSON; shown if it exists")
+    result.add_argument(
+        "--costs", type=Path, required=True, help="what account_costs.py wrote, JSON"
+    )
     result.add_argument("--verdict", type=Path, help="one-line text file to write")
     result.add_argument("--run-card", type=Path, help="what was found and how, JSON to write")
     result.add_argument("--figures", type=Path, help="folder for every figure as SVG and PNG")

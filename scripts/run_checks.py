@@ -31,6 +31,8 @@ SUITES: tuple[Command, ...] = (
     (*PYTEST, "tests/unit", *(f"--ignore={folder}" for folder in _MODELS)),
     (*PYTEST, *_MODELS),
     (*PYTEST, "tests/workflow"),
+    # Starts a SLURM of its own; says why it doesn't where that cannot be had.
+    ("python", "-m", "pytest", "-m", "slurm and not slow", "tests/slurm"),
 )
 
 

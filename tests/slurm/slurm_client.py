@@ -40,6 +40,42 @@ def run(*command: str, folder: Path = ROOT) -> str:
     return done.stdout
 
 
+def snakemake(
+    folder: Path, *words: str, partition: str, profile: str = "--profile"
+) -> subprocess.Popen[str]:
+    """Start Snakemake with the shipped profile, and with what the tests' cluster needs besides."""
+    command = [
+        *(sys.executable, "-m", "snakemake", profile, "profiles/slurm"),
+        *("--default-resources", "mem_mb=1000", "runtime=30", "slurm_account=lab"),
+        *(f"slurm_partition={partition}", "--slurm-init-seconds-before-status-checks", "2"),
+        *("--latency-wait", "5", *words),
+    ]
+    return subprocess.Popen(
+        command,
+        cwd=folder,
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def end_of_snakemake(process: subprocess.Popen[str], code: int = 0) -> str:
+    """Wait for a Snakemake and return what it said."""
+    output = process.communicate(timeout=1500)[0]
+    assert process.returncode == code, output
+    return output
+
+
+def clear_queue(processes: list[subprocess.Popen[str]]) -> None:
+    """End what a test that failed left behind: Snakemakes, then their jobs."""
+    for process in processes:
+        process.kill()
+    for job in live_jobs():
+        attempt("scancel", job)
+    wait_for(lambda: not live_jobs())
+
+
 def submit(command: list[str], log: Path, *options: str) -> str:
     """Submit a command, its messages to ``log``, and return the number of its job."""
     wrapped = f"exec {shlex.join(command)} 2>>{shlex.quote(str(log))}"

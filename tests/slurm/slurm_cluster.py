@@ -47,14 +47,19 @@ def install() -> None:
     missing = [name for name in PACKAGES if f"{name} install ok installed" not in listed]
     if not missing:
         return
+    _apt_get("update")
+    _apt_get("install", "-y", "--no-install-recommends", *missing)
+
+
+def _apt_get(*words: str) -> None:
+    # Where there is no network it is to say so soon.
+    command = ["apt-get", "-qq", "-o", "Acquire::Retries=0", "-o", "Acquire::http::Timeout=20"]
+    command += ["-o", "Acquire::https::Timeout=20", *words]
     environment = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
-    for command in (
-        ["apt-get", "update", "-qq"],
-        ["apt-get", "install", "-y", "-qq", "--no-install-recommends", *missing],
-    ):
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-        if done.returncode:
-            raise CannotStartError(f"{' '.join(command)} failed: {done.stderr[-500:]}")
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    # An update that failed is told by its messages alone.
+    if done.returncode or (words == ("update",) and "Failed to fetch" in done.stderr):
+        raise CannotStartError(f"{' '.join(command)} failed: {done.stderr[-500:]}")
 
 
 class Cluster:

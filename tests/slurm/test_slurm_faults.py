@@ -1,65 +1,47 @@
-"""Every way a cluster fails, on a real SLURM, with the shipped profile: boring each time.
+"""More ways a cluster fails, on a real SLURM, with the shipped profile: boring each time.
 
 The jobs keep their state as training does. After each fault the result is that of an
 undisturbed run, no step that was done is done again, and what happened is written down.
 """
 
-import contextlib
 import hashlib
-import os
-import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import slurm_client as client
-from slurm_cluster import NODES, PARTITION, YIELDING, Cluster
+from slurm_cluster import NODES, PARTITION, Cluster
 
 from recap.cluster.records import Failure, read_failures
 
 pytestmark = [pytest.mark.slurm, pytest.mark.usefixtures("slurm")]
 
-SNAKEFILE = """
-from functools import partial
-from pathlib import Path
-from scripts.recap.cluster.records import grown
-from scripts.recap.cluster.supervision import Supervision
+SNAKEFILE = f"""
+include: "{client.ROOT / "tests/supervised.smk"}"
 
-FAILURES = Path("failures.json")
-SUPERVISION = Supervision(workflow, FAILURES)
-memory = partial(grown, FAILURES, "memory", config["mem_mb"])
 PARTS = config["parts"].split("+")
-
-onstart:
-    SUPERVISION.start()
-
-onsuccess:
-    SUPERVISION.finish()
-
-onerror:
-    SUPERVISION.finish()
 
 rule whole:
     default_target: True
-    input: expand("{part}.txt", part=PARTS)
+    input: expand("{{part}}.txt", part=PARTS)
     output: "whole.txt"
     log: "whole.log"
-    shell: "cat {input} >{output} 2>{log}"
+    shell: "cat {{input}} >{{output}} 2>{{log}}"
 
 rule part:
-    output: "{part}.txt"
-    log: "{part}.log"
+    output: "{{part}}.txt"
+    log: "{{part}}.log"
     resources:
         gpu=config["gpu"],
         runtime=config["runtime"],
-        mem_mb=lambda wildcards, attempt, rulename: memory(wildcards, attempt, rulename),
+        mem_mb=growing("memory", config["mem_mb"]),
     params:
         options=config["options"],
     shell:
-        "PYTHONPATH=scripts python work.py {wildcards.part} {params.options} --out {output} 2>{log}"
+        "PYTHONPATH=scripts python work.py {{wildcards.part}} {{params.options}} "
+        "--out {{output}} 2>{{log}}"
 """
 
 
@@ -74,27 +56,15 @@ class Project:
         (folder / "Snakefile").write_text(SNAKEFILE)
         self.processes: list[subprocess.Popen[str]] = []
 
-    def start(
-        self, *more: str, parts: str = "a", steps: int = 20, partition: str = PARTITION, **config
-    ) -> subprocess.Popen[str]:
+    def start(self, parts: str = "a", steps: int = 20, **config) -> subprocess.Popen[str]:
         """Start Snakemake with the shipped profile and this cluster's names."""
         seconds, options = config.pop("seconds", 0.5), config.pop("options", "")
         values = {"gpu": 0, "runtime": 10, "mem_mb": 1000, "parts": parts, **config}
         values["options"] = f"--steps {steps} --seconds {seconds} {options}"
-        command = [
-            *(sys.executable, "-m", "snakemake", "--profile", "profiles/slurm"),
+        process = client.snakemake(
+            self.folder,
             *("--config", *(f"{name}={value}" for name, value in values.items())),
-            *("--default-resources", "mem_mb=1000", "runtime=10", "slurm_account=lab"),
-            f"slurm_partition={partition}",
-            *("--slurm-init-seconds-before-status-checks", "2", "--latency-wait", "5", *more),
-        ]
-        process = subprocess.Popen(
-            command,
-            cwd=self.folder,
-            env=client.environment(),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
+            partition=PARTITION,
         )
         self.processes.append(process)
         return process
@@ -133,83 +103,20 @@ def project(tmp_path: Path) -> Iterator[Project]:
     try:
         yield project
     finally:
-        for process in project.processes:
-            process.kill()
-        for job in client.live_jobs():
-            client.attempt("scancel", job)
-        client.wait_for(lambda: not client.live_jobs())
-
-
-def end(process: subprocess.Popen[str], code: int = 0) -> str:
-    """Wait for a Snakemake and return what it said."""
-    output = process.communicate(timeout=500)[0]
-    assert process.returncode == code, output
-    return output
-
-
-def test_an_undisturbed_run_spreads_its_jobs_and_is_done(project: Project) -> None:
-    end(project.start(parts="a+b+c+d", gpu=1, steps=12))
-    project.check_result(steps=12, parts="a+b+c+d")
-    attempts = [project.lines(f"{part}.attempts") for part in "abcd"]
-    assert all(len(one) == 1 for one in attempts)
-    places = {tuple(one[0].split()[1:]) for one in attempts}
-    # at the same time, on four cards of two nodes
-    assert places == {(node, card) for node in NODES for card in "01"}
-    assert not project.failures()
-    assert list(project.folder.glob("logs/slurm/efficiency_report_*.csv"))
-    again = project.start("--dry-run", parts="a+b+c+d", gpu=1, steps=12)
-    assert "Nothing to be done" in end(again)
+        client.clear_queue(project.processes)
 
 
 def test_a_cancelled_job_goes_on(project: Project) -> None:
     run = project.start()
     project.wait_for_step(3)
     client.run("scancel", project.job())
-    output = end(run)
+    output = client.end_of_snakemake(run)
     project.check_result()
     assert project.kinds() == ["cancelled"]
     assert "1 attempt failed and passed later (1 x cancelled)" in output
 
 
-def test_a_job_that_needs_more_time_than_its_limit_goes_on(project: Project) -> None:
-    run = project.start(steps=45, seconds=2, runtime=1)
-    end(run)
-    project.check_result(steps=45)
-    # Each attempt got further, so none counted, and none was given more time.
-    assert set(project.kinds()) == {"stopped"}
-    assert len(project.lines("a.attempts")) == 1 + len(project.failures())
-
-
-def test_a_preempted_job_goes_on(project: Project) -> None:
-    run = project.start(partition=YIELDING, steps=30)
-    project.wait_for_step(3)
-    job = project.job()
-    client.run(
-        *("sbatch", f"--partition={PARTITION}", "--account=lab", "--exclusive", "--nodes=2"),
-        *("--output=/dev/null", "--wrap=sleep 3"),
-    )
-    client.wait_for(lambda: client.state(job)[0] in ("PENDING", "PREEMPTED", "REQUEUED"))
-    end(run)
-    project.check_result(steps=30)
-    # SLURM requeued it: the same job, twice.
-    assert [line.split()[0] for line in project.lines("a.attempts")] == [job, job]
-
-
-def test_a_job_that_lost_its_node_goes_on_elsewhere(project: Project, slurm: Cluster) -> None:
-    run = project.start(steps=60)
-    project.wait_for_step(3)
-    node = project.lines("a.attempts")[-1].split()[1]
-    crash(slurm, node)
-    try:
-        end(run)
-    finally:
-        slurm.start_node(node)
-        slurm.wait_until_idle()
-    project.check_result(steps=60)
-    nodes = [line.split()[1] for line in project.lines("a.attempts")]
-    assert nodes == [node, next(other for other in NODES if other != node)]
-
-
+@pytest.mark.slow
 def test_a_drained_node_takes_no_new_job(project: Project) -> None:
     run = project.start(parts="a+b", gpu=2, steps=30)
     project.wait_for_step(3, "a")
@@ -218,7 +125,7 @@ def test_a_drained_node_takes_no_new_job(project: Project) -> None:
     client.run("scontrol", "update", f"nodename={node}", "state=drain", "reason=test")
     try:
         client.run("scancel", project.job("a"))
-        end(run)
+        client.end_of_snakemake(run)
     finally:
         client.run("scontrol", "update", f"nodename={node}", "state=resume")
     project.check_result(steps=30, parts="a+b")
@@ -226,16 +133,18 @@ def test_a_drained_node_takes_no_new_job(project: Project) -> None:
     assert nodes == [node, next(other for other in NODES if other != node)]
 
 
+@pytest.mark.slow
 def test_a_job_killed_for_its_memory_gets_more(project: Project) -> None:
-    output = end(project.start(mem_mb=700, options="--megabytes 900", steps=8))
+    output = client.end_of_snakemake(project.start(mem_mb=700, options="--megabytes 900", steps=8))
     project.check_result(steps=8)
     assert project.kinds() == ["out_of_memory"]
     assert "(1 x out_of_memory)" in output
     assert len(project.lines("a.attempts")) == 2
 
 
+@pytest.mark.slow
 def test_input_that_is_wrong_is_not_tried_again(project: Project) -> None:
-    output = end(project.start(options="--steps many"), code=1)
+    output = client.end_of_snakemake(project.start(options="--steps many"), code=1)
     (failure,) = project.failures()
     assert (failure.kind, failure.exit_code, failure.attempt) == ("bad_data", 2, 1)
     assert failure.node in NODES
@@ -244,23 +153,7 @@ def test_input_that_is_wrong_is_not_tried_again(project: Project) -> None:
     assert "part (part=a)\n    class     bad_data, exit code 2, after 1 attempt on" in output
 
 
-def test_a_killed_snakemake_goes_on_without_doing_anything_twice(project: Project) -> None:
-    first = project.start(parts="a+b", steps=80)
-    project.wait_for_step(3, "a")
-    project.wait_for_step(3, "b")
-    jobs = {project.job("a"), project.job("b")}
-    first.kill()
-    first.wait()
-    # The same command, without --unlock.
-    second = project.start(parts="a+b", steps=80)
-    output = end(second)
-    assert "An earlier run of this folder left 2 jobs behind" in output
-    project.check_result(steps=80, parts="a+b")
-    assert [len(project.lines(f"{part}.attempts")) for part in "ab"] == [1, 1]
-    assert {project.job("a"), project.job("b")} == jobs
-    assert "Nothing to be done" in end(project.start("--dry-run", parts="a+b", steps=80))
-
-
+@pytest.mark.slow
 def test_slurm_that_does_not_answer_for_a_minute(project: Project, slurm: Cluster) -> None:
     run = project.start(steps=30)
     project.wait_for_step(3)
@@ -268,11 +161,12 @@ def test_slurm_that_does_not_answer_for_a_minute(project: Project, slurm: Cluste
     time.sleep(60)
     assert run.poll() is None
     slurm.start_controller()
-    end(run)
+    client.end_of_snakemake(run)
     project.check_result(steps=30)
     assert len(project.lines("a.attempts")) == 1
 
 
+@pytest.mark.slow
 def test_slurm_that_does_not_answer_when_jobs_are_submitted(
     project: Project, slurm: Cluster
 ) -> None:
@@ -282,11 +176,12 @@ def test_slurm_that_does_not_answer_when_jobs_are_submitted(
     slurm.kill("slurmctld")
     time.sleep(40)
     slurm.start_controller()
-    end(run)
+    client.end_of_snakemake(run)
     project.check_result(steps=4)
     assert set(project.kinds()) <= {"slurm_unreachable"}
 
 
+@pytest.mark.slow
 def test_a_full_disk_ends_the_run_and_the_next_one_goes_on(project: Project) -> None:
     small = project.folder / "small"
     small.mkdir()
@@ -296,30 +191,13 @@ def test_a_full_disk_ends_the_run_and_the_next_one_goes_on(project: Project) -> 
     try:
         (small / "filled").write_bytes(b"x" * 16_384)
         run = project.start(steps=8, options="--state small/state.json")
-        output = end(run, code=1)
+        output = client.end_of_snakemake(run, code=1)
         assert project.kinds() == ["disk_full"]
         assert "free space or raise the quota" in output
         (small / "filled").unlink()
         for name in ("a.steps", "a.attempts"):
             (project.folder / name).unlink(missing_ok=True)
-        end(project.start(steps=8, options="--state small/state.json"))
+        client.end_of_snakemake(project.start(steps=8, options="--state small/state.json"))
         project.check_result(steps=8)
     finally:
         client.run("umount", str(small))
-
-
-def crash(slurm: Cluster, node: str) -> None:
-    """Let a node vanish as in a power cut: its daemon and all that runs on it."""
-    slurm.kill(f"slurmd-{node}")
-    for entry in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):
-            words = (entry / "environ").read_bytes().split(b"\0")
-            if f"SLURMD_NODENAME={node}".encode() in words:
-                parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
-                for pid in (int(entry.name), parent):
-                    if pid == int(entry.name) or b"slurmstepd" in command(pid):
-                        os.kill(pid, signal.SIGKILL)
-
-
-def command(pid: int) -> bytes:
-    return Path(f"/proc/{pid}/cmdline").read_bytes()

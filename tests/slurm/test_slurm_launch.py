@@ -2,6 +2,8 @@
 
 import json
 import shlex
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -46,15 +48,18 @@ def one_rank(world, tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def layouts(world, tmp_path_factory) -> dict[str, Path]:
-    """The folders of runs on two nodes, and the messages of their ranks."""
-    folders = {}
-    for layout in LAYOUTS:
-        folders[layout] = out = tmp_path_factory.mktemp(layout)
+def trained(world, tmp_path_factory) -> Callable[[str], Path]:
+    """A function from a layout to the folder of its run, with the messages of its ranks."""
+
+    @cache
+    def train(layout: str) -> Path:
+        out = tmp_path_factory.mktemp(layout)
         done = client.attempt(*launcher(layout), *training(world, out))
         assert done.returncode == 0, done.stderr
         (out / "log").write_text(done.stderr)
-    return folders
+        return out
+
+    return train
 
 
 def test_every_task_is_the_rank_that_torch_expects(tmp_path: Path) -> None:
@@ -79,11 +84,13 @@ def test_every_task_is_the_rank_that_torch_expects(tmp_path: Path) -> None:
         assert rank["CUDA_VISIBLE_DEVICES"] == "0,1"
 
 
-@pytest.mark.parametrize(("layout", "ranks"), [("2x1", 2), ("2x2", 4)])
+@pytest.mark.parametrize(
+    ("layout", "ranks"), [("2x1", 2), pytest.param("2x2", 4, marks=pytest.mark.slow)]
+)
 def test_ranks_on_two_nodes_give_the_trajectory_of_one(
-    one_rank: Path, layouts: dict[str, Path], layout: str, ranks: int
+    one_rank: Path, trained: Callable[[str], Path], layout: str, ranks: int
 ) -> None:
-    result = layouts[layout] / "result"
+    result = trained(layout) / "result"
     ours, theirs = (read_jsonl(path / "telemetry.jsonl") for path in (result, one_rank))
     assert len(ours) == len(theirs) == UPDATES
     losses = [[row["loss"] for row in rows] for rows in (ours, theirs)]
@@ -95,9 +102,11 @@ def test_ranks_on_two_nodes_give_the_trajectory_of_one(
     assert (plan["world_size"], plan["accumulation"]) == (ranks, 4 // ranks)
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
-def test_rank_zero_alone_writes(one_rank: Path, layouts: dict[str, Path], layout: str) -> None:
-    out = layouts[layout]
+@pytest.mark.parametrize("layout", ["2x1", pytest.param("2x2", marks=pytest.mark.slow)])
+def test_rank_zero_alone_writes(
+    one_rank: Path, trained: Callable[[str], Path], layout: str
+) -> None:
+    out = trained(layout)
     names = sorted(path.name for path in one_rank.iterdir())
     assert sorted(path.name for path in (out / "result").iterdir()) == names
     assert not (out / "state").exists()
@@ -105,8 +114,9 @@ def test_rank_zero_alone_writes(one_rank: Path, layouts: dict[str, Path], layout
     assert [log.count(f"checkpoint of update {update}:") for update in (10, 20)] == [1, 1]
 
 
+@pytest.mark.slow
 def test_a_cancelled_job_leaves_a_checkpoint_and_goes_on(
-    world, layouts: dict[str, Path], tmp_path: Path
+    world, trained: Callable[[str], Path], tmp_path: Path
 ) -> None:
     command = [*launcher("2x1"), *training(world, tmp_path)]
     log = tmp_path / "log"
@@ -125,6 +135,6 @@ def test_a_cancelled_job_leaves_a_checkpoint_and_goes_on(
     job = client.submit(command, log, *options)
     assert client.end_of(job) == ("COMPLETED", 0), log.read_text()
     assert f"continuing after update {done} " in log.read_text()
-    undisturbed = layouts["2x1"] / "result"
+    undisturbed = trained("2x1") / "result"
     for name in ("telemetry.jsonl", "mm_projector.safetensors"):
         assert (tmp_path / "result" / name).read_bytes() == (undisturbed / name).read_bytes()

@@ -3,7 +3,6 @@
 import json
 import re
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -12,7 +11,7 @@ from slurm_cluster import PARTITION
 
 from recap.io import read_json, read_jsonl
 
-pytestmark = [pytest.mark.slurm, pytest.mark.usefixtures("slurm")]
+pytestmark = [pytest.mark.slurm, pytest.mark.slow, pytest.mark.usefixtures("slurm")]
 
 RUN = "results/tests/runs/a/seed1/pretrain"
 STATE = "results/tests/state/pretrain/a.seed1"
@@ -94,20 +93,11 @@ def start(project: Path, **compute: int) -> subprocess.Popen[str]:
     """Start Snakemake with the shipped profile, and with what this cluster needs besides."""
     compute = {"gpu_threads": 1, "model_mem_mb": 2000, "train_runtime_minutes": 10, **compute}
     (project / "compute.json").write_text(json.dumps({"compute": compute}))
-    command = [
-        *(sys.executable, "-m", "snakemake", "--workflow-profile", "profiles/slurm"),
-        *("--configfile", "config.json", "compute.json"),
-        *("--default-resources", "mem_mb=1000", "runtime=60", f"slurm_partition={PARTITION}"),
-        *("--slurm-status-command", "squeue", "--slurm-init-seconds-before-status-checks", "2"),
-        *("--latency-wait", "5", "--", f"{RUN}/manifest.json"),
-    ]
-    return subprocess.Popen(
-        command,
-        cwd=project,
-        env=client.environment(),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
+    return client.snakemake(
+        project,
+        *("--configfile", "config.json", "compute.json", "--", f"{RUN}/manifest.json"),
+        partition=PARTITION,
+        profile="--workflow-profile",
     )
 
 

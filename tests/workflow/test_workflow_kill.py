@@ -42,12 +42,12 @@ STAGES = (
     "compare_runs",
     "build_report",
 )
-# What holds times: perf figures, the page, card and tables that show them, and state
+# What holds times: perf figures, costs, the page, card and tables that show them, and state
 # folders. A killed writer also leaves its temporary file, under a hidden name that
 # nothing reads.
 VOLATILE = re.compile(
     r"/(perf|state|caption_store)/|report\.html$|/report/.*\.md$|/report/run_card\.json$"
-    r"|/report/tables/cost[^/]*\.csv$|/\.[^/]*\.tmp$"
+    r"|/report/tables/cost[^/]*\.csv$|/costs\.(json|tsv)$|/\.[^/]*\.tmp$"
 )
 
 

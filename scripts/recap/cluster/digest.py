@@ -25,7 +25,7 @@ def failure_digest(failures: list[Failure]) -> str:
         summary = ", ".join(f"{count} x {kind}" for kind, count in sorted(kinds.items()))
         parts.append(f"{_attempts(len(cured))} failed and passed later ({summary}):\n")
         parts += [
-            f"  {one.name}, attempt {one.attempt}{_place(one)}: {one.kind}\n"
+            f"  {one.name}, attempt {one.attempt}{_place(one)}: {one.kind}{_requeued(one)}\n"
             for one in cured[:_SHOWN_CURED]
         ]
         if len(cured) > _SHOWN_CURED:
@@ -44,6 +44,10 @@ def _describe(one: Failure, failures: list[Failure]) -> str:
         *(f"      | {line}" for line in one.log_tail),
     ]
     return "\n".join(lines) + "\n"
+
+
+def _requeued(one: Failure) -> str:
+    return ", requeued by SLURM" if one.requeued else ""
 
 
 def _place(one: Failure) -> str:

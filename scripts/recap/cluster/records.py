@@ -22,6 +22,7 @@ class Failure:
         updates: how far training was when it saved its state, None if it didn't.
         final: whether the job is not tried again.
         cured: whether a later attempt succeeded.
+        requeued: whether SLURM itself put the job back into its queue.
         log_tail: the last lines of the job's log, else of SLURM's.
         members: the jobs that were submitted as one, as ``rule:job_key``; one if alone.
     """
@@ -41,6 +42,7 @@ class Failure:
     updates: int | None = None
     final: bool = False
     cured: bool = False
+    requeued: bool = False
     members: list[str] = field(default_factory=list)
 
     @property
@@ -77,6 +79,13 @@ class FailureLog:
         with self._lock:
             self.failures.append(failure)
             self._write()
+
+    def insert(self, failures: list[Failure]) -> None:
+        """Add failures that were learned of late; the list stays in the order of time."""
+        with self._lock:
+            self.failures = sorted([*self.failures, *failures], key=lambda one: one.when)
+            if failures:
+                self._write()
 
     def settle(self, failed: set[str]) -> None:
         """Note at the end of a run which jobs succeeded after all.

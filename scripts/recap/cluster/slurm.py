@@ -3,7 +3,8 @@
 import re
 import subprocess
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import datetime
 from pathlib import Path
 
 ALIVE = ("PENDING", "CONFIGURING", "RUNNING", "COMPLETING", "SUSPENDED", "REQUEUED", "RESIZING")
@@ -26,6 +27,32 @@ class LiveJob:
     number: str
     what: str
     state: str
+
+
+@dataclass(frozen=True)
+class Requeued:
+    """An attempt of a job that SLURM put back into its queue.
+
+    Attributes:
+        comment: what the plugin wrote into it: rule and wildcards.
+        end: local time as SLURM writes it, or a word while the attempt has none.
+        attempt: from 1.
+    """
+
+    number: str
+    comment: str
+    state: str
+    node: str
+    end: str
+    attempt: int = 1
+
+    @property
+    def ended(self) -> float:
+        """UNIX time in seconds; 0 if it is not known."""
+        try:
+            return datetime.fromisoformat(self.end).timestamp()
+        except ValueError:
+            return 0.0
 
 
 def ask(*command: str) -> str | None:
@@ -72,6 +99,36 @@ def live_jobs(folder: Path) -> list[LiveJob]:
         if Path(where) == folder and comment.startswith("rule_") and state in ALIVE:
             found.append(LiveJob(number, comment.removeprefix("rule_"), state))
     return found
+
+
+def requeued_attempts(folder: Path, since: float) -> list[Requeued]:
+    """Return the attempts that SLURM itself ended and repeated; none without accounting.
+
+    Snakemake hears nothing of them: the job keeps its number. The accounting has a record
+    for each attempt, of which all but the last were repeated.
+
+    Args:
+        folder: where Snakemake ran.
+        since: UNIX time in seconds; attempts that ended before are left out.
+    """
+    fields = ("JobIDRaw", "State", "NodeList", "End", "WorkDir", "Comment")
+    listed = ask(
+        *("sacct", "--allocations", "--duplicates", "--noheader", "--parsable2"),
+        f"--starttime={time.strftime('%Y-%m-%dT%H:%M:%S', time.localtime(since))}",
+        f"--format={','.join(fields)}",
+    )
+    attempts: dict[str, list[Requeued]] = {}
+    for line in (listed or "").splitlines():
+        number, state, node, end, where, comment = (line.split("|", 5) + [""] * 6)[:6]
+        if Path(where) == folder and comment.startswith("rule_"):
+            mine = attempts.setdefault(number, [])
+            mine.append(Requeued(number, comment, state.partition(" ")[0], _named(node), end))
+    return [
+        replace(one, attempt=place)
+        for mine in attempts.values()
+        for place, one in enumerate(sorted(mine, key=lambda one: one.end)[:-1], start=1)
+        if one.ended >= int(since)
+    ]
 
 
 def wait_for_controller(limit_seconds: float) -> bool:

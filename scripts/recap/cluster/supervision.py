@@ -13,7 +13,8 @@ from typing import Any
 from .digest import failure_digest
 from .locks import clear_stale_lock, note_controller
 from .records import FailureLog, job_key
-from .slurm import LiveJob, live_jobs
+from .requeued import requeued_failures
+from .slurm import LiveJob, live_jobs, requeued_attempts
 from .watch import FailureWatch
 
 logger = logging.getLogger("snakemake.logging")
@@ -27,6 +28,7 @@ class Supervision:
     def __init__(self, workflow: Any, failures: Path) -> None:
         """Look after ``workflow``, Snakemake's, and list its failures in a file."""
         self._workflow = workflow
+        self._started = time.time()
         self._log = FailureLog(failures)
         if workflow.is_main_process and clear_stale_lock():
             logger.warning("The last run here was killed; its lock is removed, its results stay.")
@@ -37,10 +39,14 @@ class Supervision:
         if self._workflow.executor_plugin.name == "slurm":
             self._await_earlier_jobs()
         self._log.clear()
+        self._started = time.time()
         logger.addHandler(FailureWatch(self._running, self._avoid, self._log))
 
     def finish(self) -> None:
         """After the last job: say what failed, and what to do."""
+        if self._workflow.executor_plugin.name == "slurm":
+            attempts = requeued_attempts(Path.cwd(), self._started)
+            self._log.insert(requeued_failures(attempts, self._workflow.dag.jobs))
         failed = [member for job in self._workflow.scheduler.failed for member in _members(job)]
         self._log.settle(set(failed))
         digest = failure_digest(self._log.failures)

@@ -9,7 +9,6 @@ from ..io import iter_jsonl
 from ..settings import ReportSettings
 from ..train.stability import SPIKE_DEVIATIONS, SPIKE_WINDOW
 from .canvas import Figure
-from .costs import cost_table, read_plan
 from .examples import changed_examples
 from .figures import accuracy_plot, curve_plot, forest_plot
 from .funnels import arm_funnels
@@ -51,18 +50,18 @@ class ReportSources:
         document: the comparison document.
         scores: aligned scores by benchmark.
         settings: what the page shows.
+        costs: what :func:`recap.planning.costs.cost_document` returned.
         gallery: rows of captions, or ``None``.
         image_root: folder of the corpus's images.
-        plan: ``plan.json``, shown if it exists.
     """
 
     inputs: ComparisonInputs
     document: Row
     scores: dict[str, BenchmarkScores]
     settings: ReportSettings
+    costs: Row
     gallery: Sequence[Path] = ()
     image_root: Path | None = None
-    plan: Path | None = None
 
 
 def render_page(context: Row) -> str:
@@ -95,7 +94,7 @@ def page_context(sources: ReportSources) -> Row:
         "gates": gate_summary(sources.inputs),
         "benchmarks": _benchmarks(document, colors),
         "examples": _examples(sources),
-        "costs": cost_table(sources.inputs, read_plan(sources.plan)),
+        "costs": sources.costs,
         "provenance": provenance(sources.inputs, document, settings),
     }
 

@@ -33,12 +33,12 @@ class ReportRequest:
     inputs: Path
     comparison: Path
     settings: str
+    costs: Path
     out: Path
     training_analysis: Path
     summary: Path
     gallery: tuple[Path, ...] = ()
     image_root: Path | None = None
-    plan: Path | None = None
     verdict: Path | None = None
     run_card: Path | None = None
     figures: Path | None = None
@@ -124,7 +124,7 @@ def _load(request: ReportRequest) -> ReportSources:
         settings=read_settings(ReportSettings, request.settings),
         gallery=request.gallery,
         image_root=request.image_root,
-        plan=request.plan,
+        costs=read_json(request.costs),
     )
 
 

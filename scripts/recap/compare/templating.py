@@ -55,6 +55,7 @@ def _environment(*, autoescape: bool) -> Environment:
         "shown": shown,
         "pretty": lambda value: json.dumps(value, indent=2, ensure_ascii=False, sort_keys=True),
         "hours": hours,
+        "energy": energy,
         "clip": clip,
         "plain": plain,
         "breakable": breakable,
@@ -98,3 +99,10 @@ def hours(seconds: float) -> str:
     if seconds < 7200:
         return f"{seconds / 60:.1f} min"
     return f"{seconds / 3600:.1f} h"
+
+
+def energy(joules: float) -> str:
+    """Return an amount of energy in kilojoules or, from a tenth on, in kilowatt hours."""
+    if joules < 360_000:
+        return f"{joules / 1000:.1f} kJ"
+    return f"{joules / 3.6e6:.2f} kWh"

@@ -1,181 +1,206 @@
-"""What an experiment cost, by arm and stage, and how well that was predicted."""
+"""What an experiment cost, by stage and arms, and how well that was predicted.
 
-import csv
-from collections.abc import Iterable, Mapping
+The report's page shows this document, so there is one account of a run.
+"""
+
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..io import read_json, write_json, write_text
-from .accounting import Attempts, comment_key
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-FORMAT = 1
-SHARED = "shared"
+from ..errors import RecapError
+from ..io import read_json, write_json, write_text
+from .job_costs import JobCost
+
+FORMAT = 2
+_HOUR = 3600.0
 _JOULES_PER_KWH = 3.6e6
-COLUMNS = (
-    *("arm", "stage", "jobs", "attempts", "wall_hours", "gpu_hours", "energy_kwh"),
-    *("peak_rss_mib", "peak_gpu_mib", "source"),
-)
 Row = dict[str, Any]
 
 
-def job_costs(perf: Path, arms: Iterable[str], accounting: Mapping[str, Attempts]) -> list[Row]:
-    """Return what each job cost that left figures.
+class PlannedRule(BaseModel):
+    """What a rule's jobs were expected to take; other keys of a plan are passed over."""
 
-    A job's own figures cover the attempt that succeeded. Where SLURM accounts for the job, its
-    elapsed times count instead, those of the attempts that failed included.
+    model_config = ConfigDict(extra="ignore", frozen=True)
 
-    Args:
-        perf: folder with a folder a rule, of ``<wildcards>.json`` and ``<wildcards>.tsv``.
-        arms: names of the arms; other work is shared by all that use it.
-        accounting: attempts by :func:`comment_key`, empty where there is none.
+    rule: str = Field(description="its name")
+    jobs: int = Field(ge=1, description="jobs that were planned")
+    seconds: float = Field(ge=0, description="wall time of these jobs, summed")
+    measured: bool = Field(False, description="whether earlier jobs of the experiment said so")
+
+    @property
+    def each(self) -> float:
+        """Seconds of one job."""
+        return self.seconds / self.jobs
+
+
+class Plan(BaseModel):
+    """The part of ``plan.json`` that costs are held against."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    rules: list[PlannedRule]
+
+
+def read_plan(path: Path) -> Plan | None:
+    """Return the plan, or ``None`` where there is no such file.
+
+    Raises:
+        RecapError: if the file is not a plan.
     """
-    known = set(arms)
-    rows = []
-    for stage in sorted(path for path in perf.glob("*/") if path.is_dir()):
-        names = {path.stem for path in stage.iterdir() if path.suffix in (".json", ".tsv")}
-        for name in sorted(names):
-            arm = name.partition(".")[0]
-            attempts = _attempts(accounting, perf.parent.name, stage.name, name)
-            row = _job(stage / f"{name}.json", stage / f"{name}.tsv", attempts)
-            rows.append({"arm": arm if arm in known else SHARED, "stage": stage.name, **row})
-    return rows
-
-
-def _attempts(
-    accounting: Mapping[str, Attempts], experiment: str, stage: str, name: str
-) -> Attempts | None:
-    """Return the accounting of a job; its comment joins the wildcards by underscores."""
-    wildcards = f"{experiment}.{name.replace('.seed', '.')}"
-    return accounting.get(comment_key(f"rule_{stage}_wildcards_{wildcards}"))
-
-
-def _job(figures_path: Path, benchmark: Path, attempts: Attempts | None) -> Row:
-    figures = read_json(figures_path) if figures_path.is_file() else {}
-    timed = _read_benchmark(benchmark)
-    seconds = timed.get("s") or float(figures.get("wall_seconds", 0.0))
-    gpus = int(figures.get("world_size", 1)) if "gpu" in figures else 0
-    joules = figures.get("gpu_energy_joules")
-    row: Row = {
-        "attempts": 1,
-        "wall_seconds": seconds,
-        "gpu_seconds": seconds * gpus,
-        "joules": joules,
-        "peak_rss_mib": max(timed.get("max_rss", 0.0), figures.get("peak_rss_mib", 0.0)),
-        "peak_gpu_mib": figures.get("gpu_peak_reserved_mib", 0.0),
-        "source": "perf",
-    }
-    if attempts is not None:
-        row |= {
-            "attempts": len(attempts.seconds),
-            "wall_seconds": sum(attempts.seconds),
-            "gpu_seconds": attempts.gpu_seconds,
-            "joules": attempts.joules if joules is None else joules,
-            "source": "sacct",
-        }
-    return row
-
-
-def _read_benchmark(path: Path) -> dict[str, float]:
-    """Return wall seconds and peak memory in MiB of Snakemake's benchmark file, if it is there."""
     if not path.is_file():
-        return {}
-    with path.open(encoding="utf-8", newline="") as stream:
-        rows = list(csv.DictReader(stream, delimiter="\t"))
-    numbers = rows[-1] if rows else {}
-    return {
-        name: float(numbers[name])
-        for name in ("s", "max_rss")
-        # Of a job too short to be looked at, Snakemake writes `NA` or `-`.
-        if numbers.get(name, "").replace(".", "", 1).isdigit()
-    }
+        return None
+    try:
+        return Plan.model_validate(read_json(path))
+    except ValidationError as error:
+        where = ".".join(str(part) for part in error.errors()[0]["loc"])
+        raise RecapError(
+            f"{path}: `{where}`: {error.errors()[0]['msg']}; plan again, or remove the file"
+        ) from error
 
 
-def cost_table(jobs: Iterable[Row]) -> list[Row]:
-    """Return one row an arm and stage; hours add up, memory is the largest of any job."""
-    groups: dict[tuple[str, str], list[Row]] = {}
-    for job in jobs:
-        groups.setdefault((job["arm"], job["stage"]), []).append(job)
-    return [
-        {"arm": arm, "stage": stage, "jobs": len(group), **_sum(group)}
-        for (arm, stage), group in sorted(groups.items())
-    ]
-
-
-def _sum(jobs: list[Row]) -> Row:
-    joules = [job["joules"] for job in jobs if job["joules"] is not None]
-    return {
-        "attempts": sum(job["attempts"] for job in jobs),
-        "wall_hours": round(sum(job["wall_seconds"] for job in jobs) / 3600, 4),
-        "gpu_hours": round(sum(job["gpu_seconds"] for job in jobs) / 3600, 4),
-        "energy_kwh": round(sum(joules) / _JOULES_PER_KWH, 4) if joules else None,
-        "peak_rss_mib": max(job["peak_rss_mib"] for job in jobs),
-        "peak_gpu_mib": max(job["peak_gpu_mib"] for job in jobs),
-        "source": "+".join(sorted({job["source"] for job in jobs})),
-    }
-
-
-def predictions(plan: Row | None, table: Iterable[Row]) -> list[Row]:
-    """Return predicted and actual hours of each rule that the plan has and that left figures.
+def cost_document(
+    experiment: str, arm_names: Sequence[str], jobs: Sequence[JobCost], plan: Plan | None
+) -> Row:
+    """Return what an experiment cost.
 
     Args:
-        plan: what ``make plan`` wrote before the run, None if it was not asked.
-        table: see :func:`cost_table`.
+        experiment: its name.
+        arm_names: the compared arms, in order.
+        jobs: see :func:`recap.planning.job_costs.job_costs`.
+        plan: what was planned before the run, ``None`` if nobody asked.
+
+    Returns:
+        ``rows`` (one a stage, set of arms and unit), ``arms`` (each arm's share: jobs of several
+        arms are divided equally), ``total`` and ``predictions`` (one a rule that was planned and
+        that left figures). Times are in seconds, energy in joules, memory in MiB.
     """
-    done: dict[str, Row] = {}
-    for row in table:
-        total = done.setdefault(row["stage"], {"jobs": 0, "hours": 0.0})
-        total["jobs"] += row["jobs"]
-        total["hours"] += row["wall_hours"]
-    found = []
-    for rule in (plan or {}).get("rules", []):
-        actual = done.get(rule["rule"])
-        if actual is None:
-            continue
+    groups: dict[tuple[str, tuple[str, ...], str], list[JobCost]] = {}
+    for job in jobs:
+        groups.setdefault((job.stage, job.arms, job.unit), []).append(job)
+    rows = [_summary(group) for group in groups.values()]
+    planned = {rule.rule: rule for rule in plan.rules} if plan else {}
+    for row in rows:
+        rule = planned.get(row["stage"])
         # A run that goes on from an earlier one plans fewer jobs than there are figures of.
-        predicted = rule["seconds"] / 3600 / rule["jobs"] * actual["jobs"]
+        row["planned"] = round(rule.each * row["jobs"], 3) if rule else None
+    return {
+        "format": FORMAT,
+        "experiment": experiment,
+        "total": _total(rows),
+        "arms": _shares(arm_names, jobs),
+        "rows": rows,
+        "predictions": _predictions(rows, planned),
+    }
+
+
+def _summary(jobs: Sequence[JobCost]) -> Row:
+    """Return a row: times and energy add up, memory is the largest of any job.
+
+    The rate is items over the sum of the times that made them, so it depends neither on how many
+    jobs ran side by side nor on attempts that failed.
+    """
+    items, own = sum(job.items for job in jobs), sum(job.own_seconds for job in jobs)
+    return {
+        "stage": jobs[0].stage,
+        "arms": list(jobs[0].arms),
+        "unit": jobs[0].unit,
+        "jobs": len(jobs),
+        "attempts": sum(job.attempts for job in jobs),
+        "items": items,
+        "rate": items / own if items and own > 0 else None,
+        "seconds": _sum(job.seconds for job in jobs),
+        "gpu_seconds": _sum(job.gpu_seconds for job in jobs),
+        "joules": _energy(job.joules for job in jobs),
+        "rss_mib": max(job.rss_mib for job in jobs),
+        "gpu_mib": max(job.gpu_mib for job in jobs),
+        "gpus": sorted({job.gpu for job in jobs if job.gpu}),
+        "source": "+".join(sorted({job.source for job in jobs})),
+    }
+
+
+def _sum(values: Iterable[float]) -> float:
+    return round(sum(values), 3)
+
+
+def _energy(values: Iterable[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return _sum(known) if known else None
+
+
+def _total(rows: Sequence[Row]) -> Row:
+    """Return the sums; ``of_planned`` is what the planned rows took."""
+    known = [row for row in rows if row["planned"] is not None]
+    return {
+        "jobs": sum(row["jobs"] for row in rows),
+        "attempts": sum(row["attempts"] for row in rows),
+        "seconds": _sum(row["seconds"] for row in rows),
+        "gpu_seconds": _sum(row["gpu_seconds"] for row in rows),
+        "joules": _energy(row["joules"] for row in rows),
+        "planned": _sum(row["planned"] for row in known) if known else None,
+        "of_planned": _sum(row["seconds"] for row in known),
+    }
+
+
+def _shares(arm_names: Sequence[str], jobs: Sequence[JobCost]) -> list[Row]:
+    shares = []
+    for arm in dict.fromkeys([*arm_names, *(arm for job in jobs for arm in job.arms)]):
+        own = [(job, 1 / len(job.arms)) for job in jobs if arm in job.arms]
+        if not own:
+            continue
+        shares.append(
+            {
+                "arm": arm,
+                "seconds": _sum(part * job.seconds for job, part in own),
+                "gpu_seconds": _sum(part * job.gpu_seconds for job, part in own),
+                "joules": _energy(job.joules and part * job.joules for job, part in own),
+            }
+        )
+    return shares
+
+
+def _predictions(rows: Sequence[Row], planned: dict[str, PlannedRule]) -> list[Row]:
+    found = []
+    for rule in planned.values():
+        done = [row for row in rows if row["stage"] == rule.rule]
+        if not done:
+            continue
+        predicted, actual = _sum(row["planned"] for row in done), _sum(r["seconds"] for r in done)
         found.append(
             {
-                "stage": rule["rule"],
-                "jobs": actual["jobs"],
-                "predicted_hours": round(predicted, 4),
-                "actual_hours": round(actual["hours"], 4),
-                "ratio": round(actual["hours"] / predicted, 3) if predicted else None,
-                "measured": rule["measured"],
+                "stage": rule.rule,
+                "jobs": sum(row["jobs"] for row in done),
+                "predicted_seconds": predicted,
+                "actual_seconds": actual,
+                "ratio": round(actual / predicted, 3) if predicted else None,
+                "measured": rule.measured,
             }
         )
     return found
 
 
-def write_costs(
-    out: Path, table_out: Path, experiment: str, table: list[Row], plan: Row | None
-) -> None:
-    """Write the costs as JSON and as a table.
+_COLUMNS = {
+    "stage": lambda row: row["stage"],
+    "arms": lambda row: ",".join(row["arms"]),
+    "jobs": lambda row: row["jobs"],
+    "attempts": lambda row: row["attempts"],
+    "wall_hours": lambda row: round(row["seconds"] / _HOUR, 4),
+    "gpu_hours": lambda row: round(row["gpu_seconds"] / _HOUR, 4),
+    "energy_kwh": lambda row: _kwh(row["joules"]),
+    "peak_rss_mib": lambda row: row["rss_mib"],
+    "peak_gpu_mib": lambda row: row["gpu_mib"],
+    "source": lambda row: row["source"],
+}
 
-    Args:
-        out: JSON with ``rows``, ``totals`` and ``predictions``.
-        table_out: the rows as TSV, columns as :data:`COLUMNS`.
-        experiment: its name.
-        table: see :func:`cost_table`.
-        plan: see :func:`predictions`.
-    """
-    energy = [row["energy_kwh"] for row in table if row["energy_kwh"] is not None]
-    totals = {
-        "wall_hours": round(sum(row["wall_hours"] for row in table), 4),
-        "gpu_hours": round(sum(row["gpu_hours"] for row in table), 4),
-        "energy_kwh": round(sum(energy), 4) if energy else None,
-    }
-    document = {
-        "format": FORMAT,
-        "experiment": experiment,
-        "totals": totals,
-        "rows": table,
-        "predictions": predictions(plan, table),
-    }
+
+def _kwh(joules: float | None) -> float | str:
+    return "" if joules is None else round(joules / _JOULES_PER_KWH, 4)
+
+
+def write_costs(out: Path, table: Path, document: Row) -> None:
+    """Write the document as JSON, and its rows as TSV in hours and kilowatt hours."""
     write_json(out, document)
-    lines = ["\t".join(COLUMNS)]
-    lines += ["\t".join(_cell(row[name]) for name in COLUMNS) for row in table]
-    write_text(table_out, "\n".join(lines) + "\n")
-
-
-def _cell(value: Any) -> str:
-    return "" if value is None else str(value)
+    lines = ["\t".join(_COLUMNS)]
+    lines += ["\t".join(str(cell(row)) for cell in _COLUMNS.values()) for row in document["rows"]]
+    write_text(table, "\n".join(lines) + "\n")

@@ -15,38 +15,22 @@ from recap.cluster.records import read_failures
 from recap.cluster.supervision import Supervision
 
 ROOT = Path(__file__).resolve().parents[3]
-SNAKEFILE = """
-from functools import partial
-from pathlib import Path
-from scripts.recap.cluster.records import grown
-from scripts.recap.cluster.supervision import Supervision
-
-FAILURES = Path("failures.json")
-SUPERVISION = Supervision(workflow, FAILURES)
-memory = partial(grown, FAILURES, "memory", 100)
-time = partial(grown, FAILURES, "time", 10)
-
-onstart:
-    SUPERVISION.start()
-
-onsuccess:
-    SUPERVISION.finish()
-
-onerror:
-    SUPERVISION.finish()
+SNAKEFILE = f"""
+include: "{ROOT / "tests/supervised.smk"}"
 
 rule all:
     default_target: True
-    input: expand("{how}.done", how="data gate bug killed training flaky fine".split())
+    input: expand("{{how}}.done", how="data gate bug killed training flaky fine".split())
 
 rule work:
-    output: "{how}.done"
-    log: "{how}.log"
+    output: "{{how}}.done"
+    log: "{{how}}.log"
     resources:
-        mem_mb=lambda wildcards, attempt, rulename: memory(wildcards, attempt, rulename),
-        runtime=lambda wildcards, attempt, rulename: time(wildcards, attempt, rulename),
+        mem_mb=growing("memory", 100),
+        runtime=growing("time", 10),
     shell:
-        "bash work.sh {wildcards.how} {resources.mem_mb} {resources.runtime} {output} 2>{log}"
+        "bash work.sh {{wildcards.how}} {{resources.mem_mb}} {{resources.runtime}} {{output}} "
+        "2>{{log}}"
 """
 # Each attempt leaves what it was given; some succeed at last.
 WORK = """

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+import account_costs
 from recap.compare.comparison import compare
 from recap.compare.inputs import load_inputs
 from recap.compare.report import ReportRequest, build_report
@@ -74,6 +75,15 @@ class Experiment:
         }
         self._images()
         return self._json("comparison_inputs.json", document)
+
+    def costs(self, inputs: Path) -> Path:
+        out = self.root / "costs.json"
+        request = ["--inputs", inputs, "--results", self.root, "--out", out]
+        table = out.with_suffix(".tsv")
+        account_costs.main(
+            account_costs.parser().parse_args([*map(str, request), "--table", str(table)])
+        )
+        return out
 
     def gallery(self) -> Path:
         rows = [
@@ -287,7 +297,7 @@ def build_page(experiment: Experiment, name: str = "report", settings: str = "{}
             summary=out.with_name("final_project_summary.md"),
             gallery=(experiment.gallery(),),
             image_root=experiment.root,
-            plan=experiment.root / "plan.json",
+            costs=experiment.costs(path),
             verdict=out.with_name("verdict.txt"),
             run_card=out.with_name("run_card.json"),
             figures=out.with_name("figures"),

@@ -1,9 +1,8 @@
-"""Beside the page: figures and tables as files, the run card, the leaderboard, costs and plans."""
+"""Beside the page: figures and tables as files, the run card, the leaderboard and costs."""
 
 import csv
 import json
 from pathlib import Path
-from typing import Any
 from xml.etree import ElementTree
 
 import pytest
@@ -11,10 +10,9 @@ from compare_experiment import Experiment, build_page
 from jsonschema import Draft202012Validator, ValidationError
 from PIL import Image
 
-from recap.compare.costs import Plan, cost_table, read_plan
-from recap.compare.inputs import ComparisonInputs
 from recap.compare.leaderboard import build_leaderboard
 from recap.errors import RecapError
+from recap.planning.accounting import Attempts, comment_key
 
 SCHEMA = Path(__file__).parents[3] / "config" / "schemas" / "run_card.schema.json"
 
@@ -130,58 +128,6 @@ def test_a_card_of_another_form_is_refused(tmp_path: Path) -> None:
         build_leaderboard(tmp_path, tmp_path / "leaderboard.tsv")
 
 
-def inputs(tmp_path: Path, jobs: list[tuple[str, list[str], dict[str, Any]]]) -> ComparisonInputs:
-    entries = []
-    for number, (stage, arms, figures) in enumerate(jobs):
-        path = tmp_path / f"{number}.json"
-        path.write_text(json.dumps({"stage": "train", "unit": "samples", "items": 80} | figures))
-        entries.append({"label": str(number), "path": str(path), "stage": stage, "arms": arms})
-    score = {"benchmark": "b", "seed": 1, "score": "s", "scores": "s"}
-    return ComparisonInputs.model_validate(
-        {
-            "experiment": "demo",
-            "reference": "a",
-            "arms": [{"arm": "a"}, {"arm": "b"}],
-            "seeds": [1],
-            "benchmarks": [{"name": "b"}],
-            "evaluations": [{"arm": "a", **score}, {"arm": "b", **score}],
-            "perf": entries,
-        }
-    )
-
-
-def test_costs_by_stage_and_arm_worked_out_by_hand(tmp_path: Path) -> None:
-    """Jobs of two arms are halved; two ranks on a GPU count twice as GPU time."""
-    gpu = {"wall_seconds": 100.0, "gpu": "H", "world_size": 2, "gpu_peak_reserved_mib": 9}
-    jobs = [
-        ("caption_shard", ["a", "b"], {"wall_seconds": 30.0}),
-        ("pretrain", ["a"], gpu),
-        ("pretrain", ["a"], {**gpu, "wall_seconds": 60.0}),
-        ("pretrain", ["b"], gpu),
-    ]
-    plan = {"pretrain": (6, 780.0), "caption_shard": (1, 15.0), "unknown": (1, 5.0)}
-    rules = [
-        {"rule": name, "jobs": count, "seconds": seconds} for name, (count, seconds) in plan.items()
-    ]
-    costs = cost_table(inputs(tmp_path, jobs), Plan.model_validate({"rules": rules}))
-    rows = {(row["stage"], *row["arms"]): row for row in costs["rows"]}
-    assert [row["seconds"] for row in rows.values()] == [30, 160, 100]
-    assert rows["pretrain", "a"]["gpu_seconds"] == 320
-    assert rows["pretrain", "a"]["rate"] == 160 / 160
-    assert costs["arms"] == [
-        {"arm": "a", "seconds": 175.0, "gpu_seconds": 320.0},
-        {"arm": "b", "seconds": 115.0, "gpu_seconds": 200.0},
-    ]
-    # Six jobs were planned, three of which left figures: two of a, one of b.
-    assert [row["planned"] for row in rows.values()] == [15, 260, 130]
-    assert costs["total"]["planned"] == 405
-    assert costs["total"]["of_planned"] == 290
-    own = [{"rule": "caption_shard", "jobs": 1, "seconds": 7.0}]
-    costs = cost_table(inputs(tmp_path, jobs), Plan.model_validate({"rules": own}))
-    assert [row["planned"] for row in costs["rows"]] == [7, None, None]
-    assert not cost_table(inputs(tmp_path, jobs), None)["planned"]
-
-
 def test_a_plan_is_shown_where_it_exists(tmp_path: Path) -> None:
     experiment = Experiment(tmp_path)
     text = build_page(experiment).read_text(encoding="utf-8")
@@ -194,10 +140,16 @@ def test_a_plan_is_shown_where_it_exists(tmp_path: Path) -> None:
     assert ">actual / planned<" in text
 
 
-@pytest.mark.parametrize("text", ["{}", '{"rules": [{"rule": "x", "jobs": 1, "seconds": -1}]}'])
-def test_a_broken_plan_is_named(tmp_path: Path, text: str) -> None:
-    path = tmp_path / "plan.json"
-    path.write_text(text)
-    with pytest.raises(RecapError, match=r"plan\.json: `rules"):
-        read_plan(path)
-    assert read_plan(tmp_path / "none.json") is None
+def test_what_slurm_accounts_for_is_on_the_page(tmp_path: Path, monkeypatch) -> None:
+    experiment = Experiment(tmp_path)
+    key = comment_key("rule_finetune_wildcards_demo_baseline")
+    lost_and_found = Attempts(seconds=[3600.0, 7200.0], gpu_seconds=21_600.0, joules=7.2e6)
+    monkeypatch.setattr("recap.planning.accounting.ask_accounting", lambda _: {key: lost_and_found})
+    text = build_page(experiment).read_text(encoding="utf-8")
+    # 3 h of SLURM's, 12.5 s of the other job; 2 kWh
+    assert "2 jobs took 3.0 h in sum, 6.0 h of it on GPUs, each counted, and 2.00 kWh" in text
+    assert "3 attempts, those that failed included" in text
+    with (tmp_path / "report/tables/cost.csv").open(encoding="utf-8") as stream:
+        baseline, other = csv.DictReader(stream)
+    assert (baseline["attempts"], other["attempts"]) == ("2", "1")
+    assert (float(baseline["energy"]), other["energy"]) == (7.2e6, "")

@@ -162,9 +162,9 @@ def test_comparison_of_another_experiment_is_refused(tmp_path: Path) -> None:
     experiment.write()
     write_json(tmp_path / "comparison.json", {"experiment": "other", "arms": []})
     out = tmp_path / "x.html"
-    request = ReportRequest(
-        tmp_path / "comparison_inputs.json", tmp_path / "comparison.json", "{}", out, out, out
-    )
+    names = ("comparison_inputs.json", "comparison.json", "costs.json")
+    inputs, comparison, costs = (tmp_path / name for name in names)
+    request = ReportRequest(inputs, comparison, "{}", costs, out, out, out)
     with pytest.raises(RecapError, match="compare again"):
         build_report(request)
 

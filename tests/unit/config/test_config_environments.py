@@ -4,6 +4,7 @@ Conda itself is not run here: what it would install by pip is compared with what
 """
 
 import ast
+import os
 import re
 import subprocess
 import sys
@@ -184,3 +185,40 @@ def test_an_environment_is_one_that_conda_can_read(path: Path) -> None:
     assert all(re.fullmatch(r"[a-z0-9-]+==[\w.+]+", entry) for entry in of_pip["pip"])
     names = [entry.partition("==")[0] for entry in of_pip["pip"]]
     assert names == sorted(set(names))
+
+
+def test_no_pin_file_takes_the_place_of_an_environment_with_a_pip_section() -> None:
+    """Snakemake installs from a pin file instead, which cannot hold what pip installs."""
+    assert not list((ROOT / "envs").glob("*.pin.txt"))
+
+
+# What Snakemake asks conda before it writes a Dockerfile.
+CONDA = """#!/bin/sh
+case "$1" in
+    info) echo '{"conda_prefix": "/opt/conda", "platform": "linux-64"}' ;;
+    --version) echo conda 24.7.1 ;;
+    config) echo '{"get": {"channel_priority": "strict"}}' ;;
+    *) exit 9 ;;
+esac
+"""
+
+
+def test_a_dockerfile_holds_every_environment_of_the_rules(tmp_path: Path) -> None:
+    conda = tmp_path / "conda"
+    conda.write_text(CONDA)
+    conda.chmod(0o755)
+    paths = (str(tmp_path), str(Path(sys.executable).parent), os.environ["PATH"])
+    command = ("snakemake", "--profile", "profiles/local", "--config", "experiment=smoke")
+    done = subprocess.run(
+        [*command, "--containerize"],
+        cwd=ROOT,
+        env=os.environ | {"PATH": os.pathsep.join(paths)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    copied = dict(re.findall(r"^COPY (\S+) (/conda-envs/\S+)$", done.stdout, flags=re.MULTILINE))
+    assert set(copied) == {f"envs/{name}.yaml" for _, name, _ in stages()}
+    for target in copied.values():
+        assert f"--prefix {Path(target).parent} --file {target}" in done.stdout
