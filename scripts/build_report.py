@@ -24,9 +24,7 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("--out", type=Path, required=True, help="HTML page to write")
     result.add_argument("--training-analysis", type=Path, required=True, help="Markdown to write")
     result.add_argument("--summary", type=Path, required=True, help="Markdown to write")
-    result.add_argument(
-        "--costs", type=Path, required=True, help="what account_costs.py wrote, JSON"
-    )
+    result.add_argument("--costs", type=Path, help="what account_costs.py wrote, JSON")
     result.add_argument("--verdict", type=Path, help="one-line text file to write")
     result.add_argument("--run-card", type=Path, help="what was found and how, JSON to write")
     result.add_argument("--figures", type=Path, help="folder for every figure as SVG and PNG")

@@ -24,6 +24,12 @@ from .verdicts import verdict_line
 logger = logging.getLogger(__name__)
 Row = dict[str, Any]
 _MAIL_LIMIT = 10_000_000
+# The account of no jobs, where none is given.
+_NO_COSTS: Row = {
+    "rows": [],
+    "arms": [],
+    "total": {"jobs": 0, "attempts": 0, "seconds": 0, "gpu_seconds": 0, "planned": None},
+}
 
 
 @dataclass(frozen=True)
@@ -33,10 +39,10 @@ class ReportRequest:
     inputs: Path
     comparison: Path
     settings: str
-    costs: Path
     out: Path
     training_analysis: Path
     summary: Path
+    costs: Path | None = None
     gallery: tuple[Path, ...] = ()
     image_root: Path | None = None
     verdict: Path | None = None
@@ -124,7 +130,7 @@ def _load(request: ReportRequest) -> ReportSources:
         settings=read_settings(ReportSettings, request.settings),
         gallery=request.gallery,
         image_root=request.image_root,
-        costs=read_json(request.costs),
+        costs=read_json(request.costs) if request.costs else _NO_COSTS,
     )
 
 

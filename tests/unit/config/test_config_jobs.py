@@ -53,7 +53,7 @@ def test_stages_are_in_the_order_of_the_flow():
     order += ["merge_lora_weights", "predict_shard", "score_answers", "compare_runs"]
     assert [name for name in names if name in order] == order
     assert names[-1] == "build_report"
-    assert len(stages["predict_shard"]) == 24
+    assert len(stages["predict_shard"]) == 16
     assert all(files for files in stages.values())
     for files in stages.values():
         assert len(files) == len(set(files))
