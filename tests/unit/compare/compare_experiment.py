@@ -39,6 +39,7 @@ class Experiment:
     benchmarks: tuple[str, ...] = ("textvqa_ocr",)
     stand_ins: tuple[str, ...] = ("micro_gemma", "micro_clip")
     arms: list[str] = field(default_factory=lambda: ["baseline", "blip2_enhanced"])
+    unknown: tuple[str, ...] = ()  # of the gallery's facts
 
     def __post_init__(self) -> None:
         if self.twin:
@@ -101,7 +102,8 @@ class Experiment:
             }
             for number in range(3)
         ]
-        return self._jsonl("gallery.jsonl", rows)
+        known = [{k: v for k, v in row.items() if k not in self.unknown} for row in rows]
+        return self._jsonl("gallery.jsonl", known)
 
     def edit(self, name: str, change: Any) -> None:
         path = self.root / name

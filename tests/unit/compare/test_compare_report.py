@@ -157,6 +157,20 @@ def test_gallery_size_and_examples_are_settings(tmp_path: Path) -> None:
     assert text.count("data:image/jpeg;base64,") == 1
 
 
+@pytest.mark.parametrize(
+    "unknown",
+    [("truth", "corruption"), ("truth", "corruption", "similarity_original", "similarity_new")],
+)
+def test_a_corpus_whose_truth_nobody_knows_has_a_gallery(
+    tmp_path: Path, unknown: tuple[str, ...]
+) -> None:
+    page = build(Experiment(tmp_path, unknown=unknown)).read_text(encoding="utf-8")
+    gallery = page.split('id="gallery-list"')[1].split("</ul>")[0]
+    assert gallery.count("<li ") == 3
+    assert "data-corruption" not in gallery and "<dt>truth</dt>" not in gallery
+    assert ("data-gain" in gallery) == ("similarity_new" not in unknown)
+
+
 def test_comparison_of_another_experiment_is_refused(tmp_path: Path) -> None:
     experiment = Experiment(tmp_path)
     experiment.write()
