@@ -13,7 +13,7 @@ from .benchmarks.base import Question
 if TYPE_CHECKING:
     from torch.utils.data import DataLoader
 
-_MOST_PROCESSES = 8  # an H100 takes 60 pictures a second, a core prepares some 30
+_MOST_PROCESSES = 8  # enough for 90 questions a second on an H100
 _MOST_THREADS = 16
 _AHEAD = 64  # pictures that threads decode ahead
 _CHUNK = 4  # pictures a process hands over at a time
