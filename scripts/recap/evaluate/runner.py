@@ -74,13 +74,11 @@ class Runner:
         batch = next_batch(ordered, position, self._batch_size)
         end = position + len(batch)
         try:
-            self._get_ready(batch)
-            assert self._ready is not None  # noqa: S101
-            started = self._answerer.begin(self._ready[1])
+            started = self._answerer.begin(self._prompts(batch))
             self._write()
             if end < len(ordered):
                 with contextlib.suppress(RecapError):  # raised when its turn has come
-                    self._get_ready(next_batch(ordered, end, self._batch_size))
+                    self._prompts(next_batch(ordered, end, self._batch_size))
             answers = self._answerer.finish(started)
         except OutOfMemoryError as error:
             self._halve(len(batch), error)
@@ -91,17 +89,15 @@ class Runner:
         logger.info("answered %d of %d questions", end, len(ordered))
         return end
 
-    def _get_ready(self, batch: list[Question]) -> None:
-        """Encode a batch's pictures and write its prompts, if that is not done yet."""
-        if self._ready is not None and self._ready[0] == batch:
-            return
-        self._ready = None
-        self._encode(batch)
-        prompts = self._answerer.write(
-            [question.model_text for question in batch],
-            [self._features[q.image] if q.image is not None else None for q in batch],
-        )
-        self._ready = batch, prompts
+    def _prompts(self, batch: list[Question]) -> Any:
+        """Return a batch's prompts, its pictures encoded; made once, mostly a batch ahead."""
+        if self._ready is None or self._ready[0] != batch:
+            self._ready = None
+            self._encode(batch)
+            texts = [question.model_text for question in batch]
+            shown = [self._features[q.image] if q.image is not None else None for q in batch]
+            self._ready = batch, self._answerer.write(texts, shown)
+        return self._ready[1]
 
     def _write(self) -> None:
         """Put the last batch's answers on disk, where they are not yet."""
