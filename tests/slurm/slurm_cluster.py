@@ -206,7 +206,7 @@ class Cluster:
         ]
         nodes = ",".join(NODES)
         lines += [
-            f"PartitionName={name} Nodes={nodes} MaxTime=240 DefMemPerCPU=2000 LLN=YES {more}"
+            f"PartitionName={name} Nodes={nodes} MaxTime=60 DefMemPerCPU=2000 LLN=YES {more}"
             for name, more in (
                 (PARTITION, "Default=YES PriorityTier=10"),
                 (YIELDING, "PriorityTier=1 PreemptMode=REQUEUE"),
