@@ -5,7 +5,7 @@
 Runs ``scripts/train_stage.py`` as the rules launch it, on drawn pictures and random weights:
 stage 1 and stage 2 with 20 updates on one GPU and on two, at the same global batch; then a run
 on two GPUs that SIGTERM ends at a random update and one GPU continues, and the reverse. Of each
-pair it compares order of samples, losses and trained weights. Runs on one GPU go two at a time.
+pair it compares order of samples, losses and trained weights.
 """
 
 import argparse
@@ -63,6 +63,7 @@ class Bench:
         """Draw what the runs read."""
         self.folder: Path = args.folder.resolve()
         self.args = args
+        self.started = time.monotonic()
         self.folder.mkdir(parents=True, exist_ok=True)
         if not (self.folder / "gemma" / "config.json").is_file():
             write_parts(self.folder, args.scale)
@@ -151,7 +152,7 @@ class Bench:
                 print((self.out(job) / "log").read_text()[-3000:])
                 raise SystemExit(f"{job} ended with {code}")
             kept = f"{self.made(job)} updates kept" if code else speed(self, job.name)
-            print(f"{job.name}: exit code {code}, {kept}", flush=True)
+            print(f"{time.monotonic() - self.started:.0f} s: {job.name}: exit code {code}, {kept}")
 
     def result(self, name: str) -> dict[str, Any]:
         """Return a finished run's files."""
@@ -183,41 +184,45 @@ def main() -> None:
     args = cli.parse_args()
     bench, draw = Bench(args), random.Random(2)
     shutil.rmtree(bench.folder / "runs", ignore_errors=True)
-    killed = [draw.randrange(3, args.updates - 3) for _ in range(2)]
-    one = Job("pretrain-1to2", "pretrain", (1,), kill_after=killed[0])
-    bench.finish(Job("pretrain-1", "pretrain", (0,)), *([one] if "1to2" in args.resume else []))
-    bench.finish(Job("pretrain-2", "pretrain", (0, 1)))
-    if "1to2" in args.resume:
-        bench.finish(Job("pretrain-1to2", "pretrain", (0, 1)))
-    rest, checkpoint = [], None
-    if "2to1" in args.resume:
-        bench.finish(Job("pretrain-2to1", "pretrain", (0, 1), kill_after=killed[1]))
-        states = sorted((bench.folder / "runs/pretrain-2to1/state").glob("run-*/checkpoint-*/*"))
-        checkpoint = sorted({path.parent.name for path in states}), sorted(p.name for p in states)
-        rest = [Job("pretrain-2to1", "pretrain", (0,))]
-    bench.finish(*rest, Job("finetune-1", "finetune", (1,)))
-    bench.finish(Job("finetune-2", "finetune", (0, 1)))
+    killed = {way: draw.randrange(3, args.updates - 3) for way in RESUMED}
+    for stage in ("pretrain", "finetune"):
+        bench.finish(Job(f"{stage}-1", stage, (0,)))
+        bench.finish(Job(f"{stage}-2", stage, (0, 1)))
+    checkpoint = resume(bench, args.resume, killed)
+    pairs = [(f"{stage}-1", f"{stage}-2") for stage in ("pretrain", "finetune")]
+    pairs += [("pretrain-1", f"pretrain-{way}") for way in args.resume]
     figures = {
         "device": [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())],
         "torch": torch.__version__,
         "settings": {stage: bench.settings(stage) for stage in ("pretrain", "finetune")},
-        "killed after": killed,
+        "killed after": {way: killed[way] for way in args.resume},
         "checkpoint of two ranks": checkpoint,
-        "speed": [
-            speed(bench, name)
-            for name in ("pretrain-1", "pretrain-2", "finetune-1", "finetune-2")
-        ],
-        "equal": [
-            compare(bench, *pair)
-            for pair in (
-                ("pretrain-1", "pretrain-2"),
-                *(("pretrain-1", f"pretrain-{way}") for way in args.resume),
-                ("finetune-1", "finetune-2"),
-            )
-        ],
-    }  # fmt: skip
+        "speed": [speed(bench, name) for pair in pairs[:2] for name in pair],
+        "equal": [compare(bench, *pair) for pair in pairs],
+    }
     args.out.write_text(json.dumps(figures, indent=1))
     print(json.dumps(figures, indent=1))
+
+
+def resume(bench: Bench, ways: list[str], killed: dict[str, int]) -> Any:
+    """End runs by SIGTERM and let another number of GPUs go on.
+
+    Returns:
+        Folders and files of the checkpoint that two ranks left; None if no two ranks were ended.
+    """
+    checkpoint, rest = None, []
+    if "2to1" in ways:
+        bench.finish(Job("pretrain-2to1", "pretrain", (0, 1), kill_after=killed["2to1"]))
+        states = sorted((bench.folder / "runs/pretrain-2to1/state").glob("run-*/checkpoint-*/*"))
+        checkpoint = sorted({path.parent.name for path in states}), sorted(p.name for p in states)
+        rest.append(Job("pretrain-2to1", "pretrain", (0,)))
+    if "1to2" in ways:
+        rest.append(Job("pretrain-1to2", "pretrain", (1,), kill_after=killed["1to2"]))
+    if rest:
+        bench.finish(*rest)
+    if "1to2" in ways:
+        bench.finish(Job("pretrain-1to2", "pretrain", (0, 1)))
+    return checkpoint
 
 
 def speed(bench: Bench, name: str) -> dict[str, Any]:

@@ -100,8 +100,8 @@ class StageSettings(Settings):
     )
     compile_blocks: Auto | bool = Field(
         "auto",
-        description="compile decoder layers, towers and mining with torch.compile: about half as "
-        "much time again, a minute at the start, and other rounding. `auto` does so on a GPU",
+        description="compile decoder layers and towers with torch.compile: a quarter "
+        "less time a pass, a minute at the start, and other rounding. `auto` does so on a GPU",
     )
     memory_gib: float = Field(
         24.0,

@@ -4,15 +4,14 @@ import triton
 import triton.language as tl
 
 
-# Triton gives annotations a meaning of its own, hence none on plain arguments.
 @triton.jit(do_not_specialize=["end"])
 def attend_one(  # type: ignore[no-untyped-def]
-    query,  # noqa: ANN001
-    stored,  # noqa: ANN001
-    out,  # noqa: ANN001
-    end,  # noqa: ANN001
-    value_offset,  # noqa: ANN001
-    row_stride,  # noqa: ANN001
+    query,
+    stored,
+    out,
+    end,
+    value_offset,
+    row_stride,
     heads: tl.constexpr,
     width: tl.constexpr,
     block_width: tl.constexpr,

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 from types import UnionType
-from typing import Any, Union, get_args, get_origin
+from typing import Annotated, Any, Union, get_args, get_origin
 
 import yaml
 from pydantic_core import PydanticUndefined
@@ -117,6 +117,9 @@ def _settings_type(annotation: Any) -> type[Settings] | None:
 
 def _type_name(annotation: Any) -> str:
     origin, arguments = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        annotation, *_ = arguments
+        origin, arguments = get_origin(annotation), get_args(annotation)
     if origin in (Union, UnionType):
         return " or ".join(_type_name(argument) for argument in arguments)
     if origin is list:

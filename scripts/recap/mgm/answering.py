@@ -24,6 +24,8 @@ TOKENS_A_PASS = 10_240
 PICTURES_A_PASS = 16
 _FIRST_ROOM = 32  # tokens an answer has room for before its cache must grow
 _STEP = 64
+# Of the widths of questions on a GPU: attention is planned anew for each new shape.
+_MULTIPLE = 16
 
 
 @dataclass(frozen=True)
@@ -141,7 +143,7 @@ class SharingEngine:
     @torch.inference_mode()
     def begin(self, prompts: Prompts) -> _Started:
         """Read the prompts and choose each first token; a GPU is still at it on return."""
-        longest, room = max(map(len, prompts.after)), min(self._most, _FIRST_ROOM)
+        longest, room = self._width(prompts.after), min(self._most, _FIRST_ROOM)
         state = self._room_for(len(prompts.after), prompts.shared + longest, room)
         if prompts.pictures is not None:
             self._read_pictures(prompts, prompts.pictures, state)
@@ -199,11 +201,10 @@ class SharingEngine:
 
     def _read_texts(self, prompts: Prompts, state: AnswerState) -> torch.Tensor:
         found = []
-        width = max(map(len, prompts.after))
-        for part in _parts(len(prompts.after), width):
+        for part in _parts(len(prompts.after), self._width(prompts.after)):
             ids = prompts.after[part]
-            longest = max(map(len, ids))
-            padded = self._tensor([[*row, *[0] * (longest - len(row))] for row in ids])
+            width = self._width(ids)
+            padded = self._tensor([[*row, *[0] * (width - len(row))] for row in ids])
             found.append(
                 self.decoder.read_own(
                     self._embedding(padded),
@@ -213,6 +214,10 @@ class SharingEngine:
                 )
             )
         return torch.cat(found)
+
+    def _width(self, rows: Sequence[Sequence[int]]) -> int:
+        longest = max(map(len, rows))
+        return -(-longest // _MULTIPLE) * _MULTIPLE if self._graphs else longest
 
     def _tensor(self, values: Any) -> torch.Tensor:
         made = torch.tensor(values, dtype=torch.int64)

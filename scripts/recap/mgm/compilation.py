@@ -8,12 +8,11 @@ import torch._functorch.config
 
 from .convnext import join_stages
 from .lora import has_lora
-from .mining import attend_chunk
 from .modeling import MGMForCausalLM
 
 
 def compile_blocks(model: MGMForCausalLM, compiled: bool) -> None:
-    """Compile decoder layers, towers and mining by ``torch.compile``, or undo that."""
+    """Compile decoder layers and towers by ``torch.compile``, or undo that."""
     # An adapter would keep seven dropped-out inputs a layer; they are cheap to make again.
     torch._functorch.config.aggressive_recomputation = has_lora(model)
     _compile_each(model.language_model.model.layers, compiled)
@@ -26,7 +25,6 @@ def compile_towers(model: MGMForCausalLM, compiled: bool) -> None:
     stages: Any = model.vision_tower_aux.vision_stages
     _compile_each(getattr(clip, "vision_model", clip).encoder.layers, compiled)
     _compile_each((block for stage in stages for block in stage.blocks), compiled)
-    model.attend = torch.compile(attend_chunk) if compiled else None
     model.vision_tower_aux.join = torch.compile(join_stages) if compiled else None
 
 

@@ -45,9 +45,11 @@ def view_images(model: Any, images_aux: torch.Tensor) -> tuple[torch.Tensor, lis
         preprocessor = ImagePreprocessor.from_settings(config.preprocessor)
         images_aux = preprocessor.normalise(images_aux)
     layout = (config.image_grid, config.image_global)
+    # The larger tower first: while a GPU is at it, the host launches the other's small kernels.
+    aux = model.vision_tower_aux(images_aux)
     views = derive_clip_views(images_aux, model.vision_tower.image_size, *layout)
     tokens = model.vision_tower(views.flatten(0, 1)).unflatten(0, views.shape[:2])
-    return tokens, cut_aux_views(model.vision_tower_aux(images_aux).to(tokens.dtype), *layout)
+    return tokens, cut_aux_views(aux.to(tokens.dtype), *layout)
 
 
 def mine_views(model: Any, tokens: torch.Tensor, maps: list[torch.Tensor]) -> torch.Tensor:
@@ -62,7 +64,7 @@ def mine_views(model: Any, tokens: torch.Tensor, maps: list[torch.Tensor]) -> to
     """
     query, key, value = (getattr(model, name) for name in PROJECTOR_MODULES[1:])
     features = [
-        view + mine_patch_info(view, aux, query, key, value, attend=model.attend)
+        view + mine_patch_info(view, aux, query, key, value)
         for view, aux in zip(tokens.unbind(1), maps, strict=True)
     ]
     if model.config.image_global:

@@ -10,14 +10,14 @@ where each projector is ``Linear(LayerNorm(.))``. Two identities make it cheap:
   project values after the weighted sum.
 
 Both candidate LayerNorms share their normalised input; their scale and shift
-are absorbed in the same way. Work goes over a few rows of queries at a time, and
-under autograd each chunk is recomputed in the backward pass, so that the
-candidates and their normalised form (106 million elements an image at 768
-pixels) never exist as a whole, nor does anything of ``M x D`` elements a query.
+are absorbed in the same way. On a GPU one kernel then does it all (:mod:`.fused_mining`).
+Elsewhere work goes over a few rows of queries at a time, and under autograd each
+chunk is recomputed in the backward pass. Either way the normalised candidates (106
+million elements an image at 768 pixels) never exist as a whole, nor does anything of
+``M x D`` elements a query.
 """
 
 import math
-from collections.abc import Callable
 from typing import Any, cast
 
 import torch
@@ -26,13 +26,11 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 from ..errors import RecapError
+from .fused_mining import attend_fused, fuses
 
 # candidate elements worked on at a time: six rows of queries of a 768-pixel picture, a quarter of
-# its map; half as many would take twice as long on a GPU, which then waits for launches
+# its map
 MAX_CHUNK_ELEMENTS = 1 << 25
-
-
-Attend = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, float, int], torch.Tensor]
 
 
 def build_unit(in_features: int, out_features: int) -> nn.Sequential:
@@ -47,7 +45,6 @@ def mine_patch_info(
     key: nn.Sequential,
     value: nn.Sequential,
     max_chunk_elements: int = MAX_CHUNK_ELEMENTS,
-    attend: "Attend | None" = None,
 ) -> torch.Tensor:
     """Return what the auxiliary map adds to each token.
 
@@ -58,8 +55,7 @@ def mine_patch_info(
         key: ``LayerNorm(C), Linear(C, D)``.
         value: ``LayerNorm(C), Linear(C, D)``.
         max_chunk_elements: elements of candidates worked on at a time; at least
-            one row of the token grid of one picture is.
-        attend: :func:`attend_chunk`, or a compiled form of it.
+            one row of the token grid of one picture is. A GPU's kernel needs no chunks.
 
     Returns:
         (B, N, D) in the type of ``tokens``; add it to ``tokens``.
@@ -69,8 +65,11 @@ def mine_patch_info(
     """
     side = _block_side(tokens, aux)
     projected, offset = _absorb_queries(tokens, query, key)
-    settings = (split_unit(key)[0].eps, side, attend or attend_chunk)
-    pooled = _attend(projected, offset, aux, settings, max_chunk_elements)
+    eps = split_unit(key)[0].eps
+    if fuses(aux):
+        pooled = attend_fused(projected, offset, aux, eps, side)
+    else:
+        pooled = _attend(projected, offset, aux, eps, side, max_chunk_elements)
     return _project_values(pooled, value)
 
 
@@ -91,11 +90,11 @@ def _attend(
     projected: torch.Tensor,
     offset: torch.Tensor,
     aux: torch.Tensor,
-    settings: "tuple[float, int, Attend]",
+    eps: float,
+    side: int,
     limit: int,
 ) -> torch.Tensor:
     """Return the weighted sums (B, N, C), ``limit`` candidate elements at a time."""
-    side = settings[1]
     batch, grid = aux.shape[0], aux.shape[-1] // side
     images, rows = _chunk_shape(batch, grid, aux[0, :, :side].numel(), limit)
     pooled = []
@@ -108,7 +107,7 @@ def _attend(
                 projected[some, start * grid : stop * grid],
                 offset[some, start * grid : stop * grid],
                 aux[some, :, start * side : stop * side],
-                *settings,
+                *(eps, side),
             )
             chunks.append(_Recomputed.apply(*arguments))
         pooled.append(torch.cat(chunks, dim=1))
@@ -130,8 +129,8 @@ class _Recomputed(torch.autograd.Function):
     def forward(ctx: Any, *arguments: Any) -> torch.Tensor:
         """Run the chunk without a graph."""
         ctx.save_for_backward(*arguments[:3])
-        *ctx.settings, ctx.attend = arguments[3:]
-        return ctx.attend(*arguments[:-1])
+        ctx.settings = arguments[3:]
+        return attend_chunk(*arguments)
 
     @staticmethod
     @once_differentiable
@@ -141,10 +140,10 @@ class _Recomputed(torch.autograd.Function):
         pairs = zip(ctx.saved_tensors, needed, strict=True)
         inputs = [tensor.detach().requires_grad_(need) for tensor, need in pairs]
         with torch.enable_grad():
-            pooled = ctx.attend(*inputs, *ctx.settings)
+            pooled = attend_chunk(*inputs, *ctx.settings)
         wanted = [tensor for tensor in inputs if tensor.requires_grad]
         found = iter(torch.autograd.grad(pooled, wanted, gradient))
-        return (*(next(found) if need else None for need in needed), None, None, None)
+        return (*(next(found) if need else None for need in needed), None, None)
 
 
 def _absorb_queries(

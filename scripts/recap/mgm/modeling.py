@@ -16,7 +16,7 @@ from .convnext import ConvNextTower
 from .encoding import PROJECTOR_MODULES, mine_views, view_images
 from .generation import greedy_decode
 from .loss import loss_of_states
-from .mining import Attend, build_unit
+from .mining import build_unit
 from .projector import build_projector
 from .splicing import Layout, Spliced, splice, weave
 from .trained_parts import connect_unused, set_trainable
@@ -46,7 +46,6 @@ class MGMForCausalLM(PreTrainedModel):
     Attributes:
         observer: is shown the results of mining (``vlm_uni``) and of the projector,
             which no module's hook sees; for comparing two models step by step.
-        attend: :func:`mining.attend_chunk` in another form, such as a compiled one.
     """
 
     config: MGMConfig
@@ -57,7 +56,6 @@ class MGMForCausalLM(PreTrainedModel):
     accepts_loss_kwargs = True
     _supports_sdpa = True
     observer: Callable[[str, torch.Tensor], None] | None = None
-    attend: Attend | None = None
 
     def __init__(
         self,

@@ -156,6 +156,7 @@ def lay_out(
     max_length: int,
     padding_side: str,
     samples_of_row: Sequence[int] | None = None,
+    multiple: int = 1,
 ) -> Layout:
     """Work out what stands where once pictures are spliced in.
 
@@ -167,6 +168,7 @@ def lay_out(
         max_length: samples are cut to this length after expansion.
         padding_side: ``right`` or ``left``.
         samples_of_row: how many consecutive samples each row packs; one each by default.
+        multiple: L is padded up to a multiple of it.
 
     Raises:
         RecapError: for an unknown side.
@@ -177,6 +179,7 @@ def lay_out(
     pictures = int(((input_ids == IMAGE_TOKEN_INDEX) & attention_mask.bool()).sum())
     counts = [1] * len(samples) if samples_of_row is None else list(samples_of_row)
     width = max(map(sum, _grouped([len(sample) for sample in samples], counts)))
+    width = -(-width // multiple) * multiple
     shape, texts = (len(counts), width), input_ids.numel()
     source = np.full(shape, texts + pictures * image_tokens)
     mask, positions = np.zeros(shape, np.int64), np.zeros(shape, np.int64)

@@ -13,7 +13,7 @@ from ..errors import RecapError
 from ..mgm.conversation import pad_token_id
 from .arguments import training_arguments
 from .autopilot import ProbeCache
-from .collate import Collator
+from .collate import GPU_MULTIPLE, Collator
 from .consistency import farthest_ratio, slope_ratio
 from .gates import GateBook, UpdateGates, require_consistent
 from .loading import to_device
@@ -154,7 +154,10 @@ def _build_trainer(run: Run, parts: RunParts) -> StageTrainer:
         args=run.args,
         data=data,
         collator=Collator(
-            pad_token_id(data.tokenizer), parts.model.config.image_tokens, settings.max_length
+            pad_token_id(data.tokenizer),
+            parts.model.config.image_tokens,
+            settings.max_length,
+            GPU_MULTIPLE if run.args.device.type == "cuda" else 1,
         ),
         plan=run.plan,
         packing=packs(settings),

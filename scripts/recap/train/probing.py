@@ -22,7 +22,7 @@ from .autopilot import (
     ProbeCache,
     choose_execution,
 )
-from .collate import Collator
+from .collate import GPU_MULTIPLE, Collator
 from .execution import Execution, set_execution
 from .loading import to_device
 from .passes import Row, rows_of_update
@@ -201,7 +201,7 @@ def batch_maker(
     change = slice(start, start + max(-room, 0))
     ids[change], labels[change] = [_PAD_TO_LENGTH] * room, [IGNORE_INDEX] * room
     parts = [(ids, labels), *(([token], [IGNORE_INDEX]) for token in beside)]
-    collate = Collator(0, config.image_tokens, max_length)
+    collate = Collator(0, config.image_tokens, max_length, GPU_MULTIPLE)
 
     def make(rows: int) -> dict[str, Any]:
         picture = torch.randint(0, 256, (3, size, size), dtype=torch.uint8)

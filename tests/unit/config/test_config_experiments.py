@@ -1,4 +1,5 @@
 import copy
+import re
 from pathlib import Path
 
 import pytest
@@ -185,11 +186,10 @@ def test_every_setting_is_explained():
     reference = Path("config/README.md").read_text(encoding="utf-8")
     unexplained = [line for line in reference.splitlines() if line.endswith("|  |")]
     assert unexplained == []
+    assert not re.findall(r"annotation=|<class", reference)
 
 
 def test_conda_environments_pin_what_the_lock_pins():
-    import re
-
     locks = [Path("envs") / name for name in ("requirements.lock", "ocr.lock")]
     lock = "\n".join(path.read_text(encoding="utf-8") for path in locks).lower().replace("_", "-")
     pins = dict(re.findall(r"^([a-z0-9.-]+)==(\S+)$", lock, flags=re.MULTILINE))

@@ -96,3 +96,21 @@ def test_a_layout_is_what_the_model_would_make_itself(mgm_model, mgm_tokenizer):
     with_layout = mgm_model(**batch).loss
     del batch["layout"]
     assert torch.equal(mgm_model(**batch).loss, with_layout)
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_padding_to_a_multiple_changes_no_loss_and_no_gradient(mgm_model, mgm_tokenizer, packed):
+    rows = encoded(mgm_tokenizer)
+    rows = [[rows[1], rows[3]], [rows[0]]] if packed else rows
+    trained(mgm_model)
+    found = []
+    for multiple in (1, 16):
+        collate = Collator(0, mgm_model.config.image_tokens, 4096, multiple)
+        batch = collate(rows)
+        found.append((batch["layout"].source.shape[1], *loss_and_gradients(mgm_model, batch)))
+    (width, loss, gradients), (wider, same_loss, same_gradients) = found
+    assert wider % 16 == 0
+    assert width < wider < width + 16
+    torch.testing.assert_close(same_loss, loss, rtol=1e-6, atol=0)
+    for ours, theirs in zip(same_gradients, gradients, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6)

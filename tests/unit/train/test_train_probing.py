@@ -1,6 +1,7 @@
 """The pass that the autopilot measures is at least as large as any that training makes."""
 
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ import torch
 from recap.errors import RecapError
 from recap.mgm.conversation import pad_token_id
 from recap.train import probing
-from recap.train.collate import Collator
+from recap.train.collate import GPU_MULTIPLE, Collator
 from recap.train.passes import plan_passes
 from recap.train.prepare import prepare_data
 from recap.train.request import StageRequest, parse_settings
@@ -52,21 +53,24 @@ def test_no_pass_is_larger_than_the_one_measured(
     batch = probing.batch_maker(data, row, config, settings.max_length)(micro)
     measured = batch["layout"]
 
-    collate = Collator(pad_token_id(data.tokenizer), config.image_tokens, settings.max_length)
+    pad_id = pad_token_id(data.tokenizer)
+    collate = Collator(pad_id, config.image_tokens, settings.max_length, GPU_MULTIPLE)
     capacity = max(data.lengths) if packing else 0
     passes = [p for u in plan_passes(data.order, data.lengths, data.plan, 0, capacity) for p in u]
     made = [
         collate([[data.dataset[index] for index in members] for members in rows])["layout"]
         for rows in passes
     ]
-    assert measured.source.shape == (micro, max(data.lengths))
-    assert max(layout.source.shape[1] for layout in made) == max(data.lengths)
+    longest = max(data.lengths)
+    padded = math.ceil(longest / GPU_MULTIPLE) * GPU_MULTIPLE
+    assert measured.source.shape == (micro, padded)
+    assert max(layout.source.shape[1] for layout in made) == padded
     assert measured.pictures >= max(layout.pictures for layout in made)
     if micro == 1:
         assert measured.pictures == max(layout.pictures for layout in made) > 1
     assert measured.packed == any(layout.packed for layout in made)
     assert len(batch["images_aux"]) == measured.pictures
-    assert int(measured.attention_mask.sum()) == measured.attention_mask.numel()
+    assert measured.attention_mask.sum(1).tolist() == [longest] * micro
     answers = max(data.encoded[i].supervised for i, s in enumerate(data.samples) if s.image)
     assert len(measured.targets) <= micro * answers
     assert len(measured.targets) > 0
