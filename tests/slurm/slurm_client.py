@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
+SNAKEMAKE = Path(__file__).parent / "bin/snakemake"
 ALIVE = ("PENDING", "CONFIGURING", "RUNNING", "COMPLETING")
 
 
@@ -45,7 +46,7 @@ def snakemake(
 ) -> subprocess.Popen[str]:
     """Start Snakemake with the shipped profile, and with what the tests' cluster needs besides."""
     command = [
-        *(sys.executable, "-m", "snakemake", profile, "profiles/slurm"),
+        *(sys.executable, str(SNAKEMAKE), profile, "profiles/slurm"),
         *("--default-resources", "mem_mb=1000", "runtime=30", "slurm_account=lab"),
         *(f"slurm_partition={partition}", "--slurm-init-seconds-before-status-checks", "2"),
         *("--latency-wait", "5", *words),

@@ -20,15 +20,21 @@ seeds: [1]
 evaluation_shards: 2
 controls: []
 funnel_arms: []
+held_out:
+  records: 0
+  instructions: 0
 curate:
   shard_size: 150
 train:
   finetune:
-    epochs: 20
+    epochs: 6
     save_steps: 20
 compute:
   gpus: 1
   train_gpus: 1
+merge:
+  parity_prompts: 1
+  parity_max_new_tokens: 2
 """
 RESULTS = "results/cluster"
 ARM = "blip2_enhanced"
@@ -117,12 +123,12 @@ class Lab:
         return not rows or any(row["State"] in client.ALIVE for row in rows)
 
     def _accounted(self, rule: str) -> list[dict[str, str]]:
-        fields = ("JobIDRaw", "State", "NodeList", "Start", "WorkDir", "Comment")
+        fields = ("JobIDRaw", "State", "NodeList", "ReqCPUS", "Start", "WorkDir", "Comment")
         listed = client.run(
             *("sacct", "--allocations", "--duplicates", "--noheader", "--parsable2"),
             *("--starttime=now-1days", f"--format={','.join(fields)}"),
         )
-        rows = [dict(zip(fields, line.split("|", 5), strict=True)) for line in listed.splitlines()]
+        rows = [dict(zip(fields, line.split("|", 6), strict=True)) for line in listed.splitlines()]
         ours = [
             row
             for row in rows

@@ -34,6 +34,34 @@ def crash(slurm: Cluster, node: str) -> None:
                     os.kill(parent, signal.SIGKILL)
 
 
+@contextlib.contextmanager
+def paused(job: str, script: str) -> Iterator[None]:
+    """Hold the processes of a job that run a script, as an update that takes long would."""
+    held = [
+        pid
+        for pid, environment in job_processes()
+        if environment["SLURM_JOB_ID"] == job and script in _command(pid)
+    ]
+    assert held
+    _signal(held, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        _signal(held, signal.SIGCONT)
+
+
+def _command(pid: int) -> str:
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace")
+    return ""
+
+
+def _signal(pids: list[int], number: signal.Signals) -> None:
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, number)
+
+
 @dataclass
 class Stay:
     """A job on a card of a node, and when it was first and last seen there."""

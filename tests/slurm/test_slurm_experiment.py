@@ -11,7 +11,7 @@ import pytest
 import slurm_client as client
 from slurm_cluster import NODES, PARTITION, YIELDING, Cluster
 from slurm_lab import ARM, RESULTS, RUN, Lab
-from slurm_processes import CardWatch, Stay, crash
+from slurm_processes import CardWatch, Stay, crash, paused
 
 from recap.io import read_json, read_jsonl
 
@@ -82,9 +82,11 @@ def test_shards_go_to_both_nodes_and_short_jobs_share_submissions(
         jobs = undisturbed.lab.accounted(rule)
         assert {row["State"] for row in jobs} == {"COMPLETED"}
         assert {row["NodeList"] for row in jobs} == set(NODES)
-    # three shards each, in one submission of the group
+    # every shard of the step, in one submission of the group
     for group in ("split_split_shard", "select_select_shard"):
-        assert len(undisturbed.lab.accounted(group)) == 1
+        (job,) = undisturbed.lab.accounted(group)
+        # where they take turns
+        assert job["ReqCPUS"] == "1"
 
 
 def test_no_two_jobs_have_the_same_card_at_a_time(undisturbed: Undisturbed) -> None:
@@ -123,8 +125,10 @@ def test_training_that_lost_its_node_goes_on_elsewhere(
 def test_training_that_hits_its_time_limit_goes_on(undisturbed: Undisturbed, lab: Lab) -> None:
     run = lab.start(target=TRAINED)
     job, _ = lab.wait_for_update(10)
-    # SLURM looks every half a minute whose time is up.
-    client.run("scontrol", "update", f"jobid={job}", "EndTime=now+1seconds")
+    # SLURM looks every half a minute whose time is up; the rest would be done by then.
+    with paused(job, "train_stage.py"):
+        client.run("scontrol", "update", f"jobid={job}", "EndTime=now+1seconds")
+        client.wait_for(lambda: client.state(job)[0] != "RUNNING")
     client.end_of_snakemake(run)
     check_training(undisturbed)
     (failure,) = lab.failures()

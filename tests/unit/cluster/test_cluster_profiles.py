@@ -86,11 +86,23 @@ def test_nothing_of_this_machine_limits_the_clusters_jobs(name: str, monkeypatch
     settings = settings_of(f"profiles/{name}")
     assert settings.executor == "slurm"
     assert settings.cores is None
-    assert not settings.resources
+    # a limit of each submission, and none of the run
+    assert settings.resources == {"turn": 1}
+    assert settings.set_resource_scopes == {"turn": "local"}
     assert settings.keep_going
     assert settings.rerun_incomplete
     # array jobs are broken in the pinned plugin
     assert not isinstance(settings.slurm_array_jobs, str)
+
+
+@pytest.mark.parametrize("name", PROFILES)
+def test_who_shares_a_submission_takes_turns(name: str) -> None:
+    profile = words_of(SHIPPED / name / "config.yaml")
+    rules = {word.partition("=")[0] for word in profile["groups"]}
+    turns = {
+        word.partition(":")[0] for word in profile["set-resources"] if word.endswith(":turn=1")
+    }
+    assert turns == rules
 
 
 def test_both_profiles_differ_in_how_gpus_are_asked_for_alone() -> None:
