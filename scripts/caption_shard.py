@@ -3,7 +3,7 @@
 import argparse
 
 from recap.caption.shard import Machine, caption_shard
-from recap.cli import make_parser, parse_settings, run_cli
+from recap.cli import add_device_option, make_parser, parse_settings, run_cli
 from recap.settings import CaptionSettings
 
 
@@ -23,12 +23,7 @@ def parser() -> argparse.ArgumentParser:
     cli.add_argument("--settings", required=True, help="CaptionSettings as JSON or a path")
     cli.add_argument("--out", required=True, help="id and caption a record, in order")
     cli.add_argument("--perf", required=True, help="throughput, memory and store hits as JSON")
-    cli.add_argument(
-        "--device",
-        default="auto",
-        choices=("auto", "cpu", "cuda"),
-        help="auto: a GPU if there is one",
-    )
+    add_device_option(cli)
     cli.add_argument("--workers", type=int, default=4, help="processes that decode for a GPU")
     return cli
 

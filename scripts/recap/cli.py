@@ -54,6 +54,16 @@ def make_parser(description: str, example: str) -> argparse.ArgumentParser:
     )
 
 
+def add_device_option(cli: argparse.ArgumentParser) -> None:
+    """Add where to compute."""
+    cli.add_argument(
+        "--device",
+        default="auto",
+        choices=("auto", "cpu", "cuda"),
+        help="auto: a GPU if there is one",
+    )
+
+
 def add_json_option(options: argparse.ArgumentParser) -> None:
     """Add ``--json``: the outcome as one JSON object on stdout, a failure's too."""
     options.add_argument(

@@ -3,7 +3,7 @@
 import argparse
 from typing import Any
 
-from ..cli import parse_settings
+from ..cli import add_device_option, parse_settings
 from ..settings import SimilaritySettings
 
 
@@ -22,12 +22,7 @@ def add_scoring_options(cli: argparse.ArgumentParser, *, captions: str, out: str
     cli.add_argument("--settings", required=True, help="SimilaritySettings as JSON or a path")
     cli.add_argument("--out", required=True, help=out)
     cli.add_argument("--perf", required=True, help="throughput and memory as JSON")
-    cli.add_argument(
-        "--device",
-        default="auto",
-        choices=("auto", "cpu", "cuda"),
-        help="auto: a GPU if there is one",
-    )
+    add_device_option(cli)
 
 
 def scoring_arguments(args: argparse.Namespace) -> dict[str, Any]:

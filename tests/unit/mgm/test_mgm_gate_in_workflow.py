@@ -126,6 +126,7 @@ def test_a_failing_gate_fails_the_workflow_and_nothing_is_answered(project):
     assert WIDE.removesuffix(".weight") in done.stdout + done.stderr
 
 
+@pytest.mark.slow  # the smoke experiment of the workflow's tests passes its gates too
 def test_a_passing_gate_lets_the_questions_through(project):
     done = snakemake(project, PARITY)
     assert done.returncode == 0, done.stderr

@@ -76,7 +76,9 @@ def on_two(arguments: list[str], folder: Path, seconds: float = 120.0) -> Path:
     return folder / "result"
 
 
-@pytest.mark.parametrize("micro", [1, 2, 4])
+@pytest.mark.parametrize(
+    "micro", [1, *(pytest.param(size, marks=pytest.mark.slow) for size in (2, 4))]
+)
 def test_stage_2_is_the_same_on_two_ranks(command, alone: Path, tmp_path: Path, micro: int) -> None:
     result = on_two(command(micro_batch_size=micro), tmp_path)
     assert_same_trajectory(result, alone)

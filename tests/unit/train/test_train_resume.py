@@ -104,7 +104,9 @@ def test_a_torn_checkpoint_costs_updates_but_no_bytes(
     assert_same_bytes(tmp_path / "result", undisturbed)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+@pytest.mark.parametrize(
+    "number", [pytest.param(signal.SIGTERM, marks=pytest.mark.slow), signal.SIGUSR1]
+)
 def test_a_signal_ends_the_run_after_the_update(
     command, undisturbed: Path, tmp_path: Path, number: signal.Signals
 ) -> None:

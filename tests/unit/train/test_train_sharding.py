@@ -67,7 +67,7 @@ def assert_same_held_out(result: Path, expected: Path) -> None:
         assert row == other
 
 
-@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("checkpointing", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_stage_2_is_that_of_one_whole_rank(
     world, command, alone: Path, tmp_path: Path, checkpointing: bool
 ) -> None:
