@@ -1,4 +1,4 @@
-"""Run every static check, then the tests; what `make test` and CI call."""
+"""Run every static check and the tests; what `make test` and CI call."""
 
 import argparse
 import contextlib
@@ -26,7 +26,7 @@ PYTEST = ("python", "-m", "pytest", "-m", "not slow and not oracle")
 _MODELS = ("tests/unit/mgm", "tests/unit/train")
 # Suites that have not ended by then hang: they say where, and fail.
 LIMIT_SECONDS = 3600
-# Run side by side, the first one after the static checks; its output is shown as it comes.
+# Run side by side, the static checks beside them; the first one's output is shown as it comes.
 SUITES: tuple[Command, ...] = (
     (*PYTEST, "tests/unit", *(f"--ignore={folder}" for folder in _MODELS)),
     (*PYTEST, *_MODELS),
@@ -75,12 +75,13 @@ def _wait(process: subprocess.Popen[str], deadline: float) -> int:
 
 
 def _run_all(environment: dict[str, str]) -> list[Command]:
-    """Run everything side by side; print all suites but the first when they are done."""
+    """Run everything side by side; print all but the first suite when they are done."""
     first, *others = SUITES
+    static = (sys.executable, str(Path(__file__)), "--static")
     deadline = time.monotonic() + LIMIT_SECONDS
+    failed = []
     with contextlib.ExitStack() as stack:
-        beside = [(suite, *_start(suite, environment, stack)) for suite in others]
-        failed = _run_static(environment)
+        beside = [(suite, *_start(suite, environment, stack)) for suite in (static, *others)]
         if not _passes(first, environment):
             failed.append(first)
         for suite, process, output in beside:

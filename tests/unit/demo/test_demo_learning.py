@@ -50,6 +50,7 @@ def figures(name, folder):
     return read_json(folder / name / "manifest.json")["details"]["measured"]
 
 
+@pytest.mark.slow
 def test_a_short_training_of_clip_tells_captions_apart(tmp_path):
     measured = figures("clip-micro", tmp_path)
     assert measured["true_caption_nearer"] > 0.75
@@ -63,6 +64,7 @@ def test_a_short_training_of_convnext_names_patches(tmp_path):
     assert measured["patch_size_or_background_accuracy"] > 0.5
 
 
+@pytest.mark.slow
 def test_a_short_training_of_the_language_model_learns_words(tmp_path):
     measured = figures("gemma-micro", tmp_path)
     assert measured["last_loss"] < 0.6 * measured["first_loss"]

@@ -72,7 +72,13 @@ def test_folder_says_that_it_is_a_stand_in(models, name):
     assert set(manifest["outputs"]) == set(hashes(models / name))
 
 
-@pytest.mark.parametrize("name", MICRO_MODELS)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.slow) if name.startswith(("gemma", "clip")) else name
+        for name in MICRO_MODELS
+    ],
+)
 def test_same_seed_same_bytes_and_another_seed_other_weights(models, name, tmp_path):
     build_micro_model(name, tmp_path / "again", seed=7, settings=SHORT)
     assert hashes(tmp_path / "again") == hashes(models / name)

@@ -63,6 +63,7 @@ def jobs(tmp_path: Path):
         process.kill()
 
 
+@pytest.mark.slow
 def test_jobs_of_one_node_keep_apart_and_their_ranks_get_signals(jobs) -> None:
     processes = [*jobs.values()]
     wait_for([folder / f"started{rank}" for folder in jobs for rank in (0, 1)], processes)

@@ -135,6 +135,7 @@ def test_two_ranks_stop_together_and_one_goes_on(command, alone: Path, tmp_path:
     assert_same_trajectory(tmp_path / "result", alone)
 
 
+@pytest.mark.slow
 def test_two_ranks_leave_an_evaluation_together(world, command, tmp_path: Path) -> None:
     asked = world.write_set("two.json", 8, text_only=2)
     more = ["--held-out", f"asked={asked}", f"again={asked}", "--held-out-every", "2"]

@@ -142,6 +142,7 @@ def test_state_of_other_settings_is_not_continued(command, tmp_path: Path) -> No
     assert "continuing" not in log
 
 
+@pytest.mark.slow
 def test_a_smaller_micro_batch_goes_on_from_the_checkpoint(command, tmp_path: Path) -> None:
     process = processes.start(command(tmp_path), tmp_path / "log")
     processes.wait_for(lambda: checkpoint(tmp_path, 3) is not None, process)
