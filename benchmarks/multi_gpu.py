@@ -152,7 +152,8 @@ class Bench:
                 print((self.out(job) / "log").read_text()[-3000:])
                 raise SystemExit(f"{job} ended with {code}")
             kept = f"{self.made(job)} updates kept" if code else speed(self, job.name)
-            print(f"{time.monotonic() - self.started:.0f} s: {job.name}: exit code {code}, {kept}")
+            passed = time.monotonic() - self.started
+            print(f"{passed:.0f} s: {job.name}: exit code {code}, {kept}", flush=True)
 
     def result(self, name: str) -> dict[str, Any]:
         """Return a finished run's files."""

@@ -5,14 +5,13 @@ for 256 rows of 40 keys, this one 48. It reads every key and value once, in floa
 arithmetic. Where Triton is missing, ``scaled_dot_product_attention`` is used.
 """
 
-import logging
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
+from ..kernels import kernel_works
+
 if TYPE_CHECKING:
     import torch
-
-logger = logging.getLogger(__name__)
 
 _LONGEST = 256  # keys a program holds in registers
 
@@ -25,8 +24,8 @@ def attend(query_BHD: "torch.Tensor", cache_BLHD: "torch.Tensor", end: int) -> "
         cache_BLHD: keys and values, (2, B, L, H, D), contiguous.
         end: positions that are filled.
     """
-    if query_BHD.is_cuda and end <= _LONGEST and (kernel := _kernel()) is not None:
-        return _launch(kernel, query_BHD, cache_BLHD, end)
+    if query_BHD.is_cuda and end <= _LONGEST and _works():
+        return _launch(query_BHD, cache_BLHD, end)
     return attend_plainly(query_BHD, cache_BLHD, end)
 
 
@@ -41,13 +40,16 @@ def attend_plainly(
     return mixed[:, :, 0]
 
 
-def _launch(kernel: Any, query: "torch.Tensor", stored: "torch.Tensor", end: int) -> "torch.Tensor":
+def _launch(query: "torch.Tensor", stored: "torch.Tensor", end: int) -> "torch.Tensor":
     import torch
+
+    from .attention_kernel import attend_one
 
     query = query.contiguous()
     rows, heads, width = query.shape
     out = torch.empty((rows, heads, width), dtype=query.dtype, device=query.device)
-    kernel[(rows * heads,)](
+    launched: Any = attend_one[(rows * heads,)]
+    launched(
         query,
         stored,
         out,
@@ -64,21 +66,14 @@ def _launch(kernel: Any, query: "torch.Tensor", stored: "torch.Tensor", end: int
 
 
 @cache
-def _kernel() -> Any:
-    """Return the compiled kernel, or nothing where Triton cannot be used."""
+def _works() -> bool:
+    return kernel_works(_is_right, "decoding without its own attention kernel, about 5 % slower")
+
+
+def _is_right() -> bool:
     import torch
 
-    try:
-        from .attention_kernel import attend_one as kernel
-
-        query = torch.randn(2, 2, 8, device="cuda", dtype=torch.bfloat16)
-        stored = torch.randn(2, 2, 5, 2, 8, device="cuda", dtype=torch.bfloat16)
-        found = _launch(kernel, query, stored, 4).float()
-        close = torch.allclose(found, attend_plainly(query, stored, 4).float(), atol=0.05)
-    except Exception as error:  # no package, no C compiler, an unknown GPU
-        logger.warning("decoding without its own attention kernel, about 5 %% slower: %s", error)
-        return None
-    if not close:
-        logger.warning("the attention kernel gives wrong values on this GPU; going on without it")
-        return None
-    return kernel
+    query = torch.randn(2, 2, 8, device="cuda", dtype=torch.bfloat16)
+    stored = torch.randn(2, 2, 5, 2, 8, device="cuda", dtype=torch.bfloat16)
+    found = _launch(query, stored, 4).float()
+    return torch.allclose(found, attend_plainly(query, stored, 4).float(), atol=0.05)

@@ -16,6 +16,7 @@ import torch
 from .answer_state import AnswerState
 from .conversation import IMAGE_TOKEN_INDEX
 from .decoder import CachedDecoder, suits
+from .lengths import length_multiple, round_up
 from .modeling import MGMForCausalLM
 
 # Positions a forward pass, and pictures: they bound the activations' memory. Four times as many
@@ -24,8 +25,6 @@ TOKENS_A_PASS = 10_240
 PICTURES_A_PASS = 16
 _FIRST_ROOM = 32  # tokens an answer has room for before its cache must grow
 _STEP = 64
-# Of the widths of questions on a GPU: attention is planned anew for each new shape.
-_MULTIPLE = 16
 
 
 @dataclass(frozen=True)
@@ -170,7 +169,7 @@ class SharingEngine:
         rows, length = count, prompt + answer
         if self._graphs:  # few shapes, so that few graphs are captured
             rows = min(self._rows, 1 << (count - 1).bit_length()) if count <= self._rows else count
-            length = -(-length // _STEP) * _STEP
+            length = round_up(length, _STEP)
         state = self._state
         if state is None or state.rows != rows or not length <= state.length <= length + _STEP:
             self._state = state = None  # frees the old one first
@@ -216,8 +215,7 @@ class SharingEngine:
         return torch.cat(found)
 
     def _width(self, rows: Sequence[Sequence[int]]) -> int:
-        longest = max(map(len, rows))
-        return -(-longest // _MULTIPLE) * _MULTIPLE if self._graphs else longest
+        return round_up(max(map(len, rows)), length_multiple(self._stops.device))
 
     def _tensor(self, values: Any) -> torch.Tensor:
         made = torch.tensor(values, dtype=torch.int64)

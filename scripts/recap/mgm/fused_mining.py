@@ -1,11 +1,12 @@
 """Mining in one kernel a direction, for maps that no gradient is asked of."""
 
-import importlib.util
 from functools import cache
 from typing import Any
 
 import torch
 from torch.autograd.function import once_differentiable
+
+from ..kernels import kernel_works
 
 _CHANNELS_AT_A_TIME = 64
 _WARPS = 2
@@ -13,12 +14,31 @@ _WARPS = 2
 
 def fuses(aux: torch.Tensor) -> bool:
     """Return whether :func:`attend_fused` serves for a map."""
-    return aux.is_cuda and not aux.requires_grad and _has_triton()
+    return aux.is_cuda and not aux.requires_grad and _works()
 
 
 @cache
-def _has_triton() -> bool:
-    return importlib.util.find_spec("triton") is not None
+def _works() -> bool:
+    return kernel_works(lambda: gives_right_values("cuda"), "mining in chunks, which is slower")
+
+
+def gives_right_values(device: str) -> bool:
+    """Try the kernels on a small input; no random state is touched, as training is under way."""
+    from .mining import attend_chunk
+
+    def wave(*shape: int) -> torch.Tensor:
+        count = torch.Size(shape).numel()
+        return torch.arange(count, device=device, dtype=torch.float32).mul(0.7).sin().view(shape)
+
+    with torch.inference_mode(False), torch.enable_grad():
+        leaves = wave(1, 4, 24).requires_grad_(), wave(1, 4).requires_grad_()
+        aux, pull = wave(1, 24, 6, 6), wave(1, 4, 24)
+        found, wanted = (
+            (result, *torch.autograd.grad(result, leaves, pull))
+            for result in (attend(*leaves, aux, 1e-5, 3) for attend in (attend_fused, attend_chunk))
+        )
+    pairs = zip(found, wanted, strict=True)
+    return all(torch.allclose(own, other, atol=0.05) for own, other in pairs)
 
 
 def attend_fused(

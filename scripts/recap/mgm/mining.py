@@ -10,7 +10,8 @@ where each projector is ``Linear(LayerNorm(.))``. Two identities make it cheap:
   project values after the weighted sum.
 
 Both candidate LayerNorms share their normalised input; their scale and shift
-are absorbed in the same way. On a GPU one kernel then does it all (:mod:`.fused_mining`).
+are absorbed in the same way. On a GPU one kernel then does it all (:mod:`.fused_mining`), where
+Triton can be used.
 Elsewhere work goes over a few rows of queries at a time, and under autograd each
 chunk is recomputed in the backward pass. Either way the normalised candidates (106
 million elements an image at 768 pixels) never exist as a whole, nor does anything of
@@ -107,7 +108,8 @@ def _attend(
                 projected[some, start * grid : stop * grid],
                 offset[some, start * grid : stop * grid],
                 aux[some, :, start * side : stop * side],
-                *(eps, side),
+                eps,
+                side,
             )
             chunks.append(_Recomputed.apply(*arguments))
         pooled.append(torch.cat(chunks, dim=1))

@@ -14,6 +14,7 @@ import torch
 
 from ..errors import RecapError
 from .conversation import IGNORE_INDEX, IMAGE_TOKEN_INDEX
+from .lengths import round_up
 
 PADDING_SIDES = ("left", "right")
 
@@ -178,8 +179,8 @@ def lay_out(
     samples = _expand(input_ids.numpy(), attention_mask.numpy(), image_tokens, max_length)
     pictures = int(((input_ids == IMAGE_TOKEN_INDEX) & attention_mask.bool()).sum())
     counts = [1] * len(samples) if samples_of_row is None else list(samples_of_row)
-    width = max(map(sum, _grouped([len(sample) for sample in samples], counts)))
-    width = -(-width // multiple) * multiple
+    longest = max(map(sum, _grouped([len(sample) for sample in samples], counts)))
+    width = round_up(longest, multiple)
     shape, texts = (len(counts), width), input_ids.numel()
     source = np.full(shape, texts + pictures * image_tokens)
     mask, positions = np.zeros(shape, np.int64), np.zeros(shape, np.int64)

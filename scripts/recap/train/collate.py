@@ -11,9 +11,6 @@ from ..mgm.splicing import lay_out
 
 # Lengths 0 and 1 would be compiled anew.
 _EMPTY_LENGTH = 2
-# For each new shape of its inputs cuDNN's attention plans anew, 150 ms a forward and backward pass
-# on an H100: as long as the rest of the pass. With rows of a few lengths it soon knows them all.
-GPU_MULTIPLE = 16
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,10 @@ from transformers import TrainingArguments
 
 from ..errors import RecapError
 from ..mgm.conversation import pad_token_id
+from ..mgm.lengths import length_multiple
 from .arguments import training_arguments
 from .autopilot import ProbeCache
-from .collate import GPU_MULTIPLE, Collator
+from .collate import Collator
 from .consistency import farthest_ratio, slope_ratio
 from .gates import GateBook, UpdateGates, require_consistent
 from .loading import to_device
@@ -157,7 +158,7 @@ def _build_trainer(run: Run, parts: RunParts) -> StageTrainer:
             pad_token_id(data.tokenizer),
             parts.model.config.image_tokens,
             settings.max_length,
-            GPU_MULTIPLE if run.args.device.type == "cuda" else 1,
+            length_multiple(run.args.device),
         ),
         plan=run.plan,
         packing=packs(settings),

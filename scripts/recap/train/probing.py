@@ -12,6 +12,7 @@ from accelerate.utils import broadcast_object_list
 
 from ..errors import RecapError
 from ..mgm.conversation import IGNORE_INDEX, IMAGE_TOKEN_INDEX
+from ..mgm.lengths import GPU_MULTIPLE
 from ..train_settings import FinetuneSettings, StageSettings
 from ..versions import STAGE_VERSIONS
 from .autopilot import (
@@ -22,7 +23,7 @@ from .autopilot import (
     ProbeCache,
     choose_execution,
 )
-from .collate import GPU_MULTIPLE, Collator
+from .collate import Collator
 from .execution import Execution, set_execution
 from .loading import to_device
 from .passes import Row, rows_of_update

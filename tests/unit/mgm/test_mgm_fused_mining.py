@@ -9,7 +9,8 @@ if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
 pytest.importorskip("triton")
 
-from recap.mgm.fused_mining import attend_fused
+from recap.mgm import fused_mining
+from recap.mgm.fused_mining import attend_fused, gives_right_values
 from recap.mgm.mining import attend_chunk
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -93,3 +94,18 @@ def test_logits_out_of_range_are_clamped_and_carry_no_gradient(kind, bad) -> Non
     assert not found[1][0, 1].any()
     assert not found[2][0, 1]
     assert found[1][0, 0].any()
+
+
+def test_it_is_tried_out_without_touching_the_random_state(monkeypatch) -> None:
+    before = torch.get_rng_state()
+    with torch.inference_mode():
+        assert gives_right_values(DEVICE)
+    assert torch.equal(torch.get_rng_state(), before)
+    launch = fused_mining._launch
+
+    def wrong(kernel, tensors, *rest):
+        launch(kernel, tensors, *rest)
+        tensors[-1].add_(1)
+
+    monkeypatch.setattr(fused_mining, "_launch", wrong)
+    assert not gives_right_values(DEVICE)

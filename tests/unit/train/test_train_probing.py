@@ -9,8 +9,9 @@ import torch
 
 from recap.errors import RecapError
 from recap.mgm.conversation import pad_token_id
+from recap.mgm.lengths import GPU_MULTIPLE
 from recap.train import probing
-from recap.train.collate import GPU_MULTIPLE, Collator
+from recap.train.collate import Collator
 from recap.train.passes import plan_passes
 from recap.train.prepare import prepare_data
 from recap.train.request import StageRequest, parse_settings
