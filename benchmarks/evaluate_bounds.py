@@ -74,11 +74,10 @@ def batch_parts(
     names = list(dict.fromkeys(question.image for question in batch))
     first = {question.image: question for question in batch}
     pixels = [asked.pixels(first[name]) for name in names]
-    passes = [
-        torch.stack(pixels[start : start + PICTURES_A_PASS]).cuda()
-        for start in range(0, len(pixels), PICTURES_A_PASS)
-    ]
-    features = dict(zip(names, answerer.encode(pixels), strict=True))
+    parts = [pixels[at : at + PICTURES_A_PASS] for at in range(0, len(pixels), PICTURES_A_PASS)]
+    passes = [torch.stack(part).cuda() for part in parts]
+    encoded = [feature for part in parts for feature in answerer.encode(part)]
+    features = dict(zip(names, encoded, strict=True))
     texts, shown = zip(*((q.model_text, features[q.image]) for q in batch), strict=True)
     (prompts,) = answerer.write(texts, shown)
     engine = answerer._engine_for(size)

@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# Questions. Compiling takes 75 seconds and saves an H100 1.7 ms a question, so 45,000 there; a
-# card of 24 GB is four to ten times slower.
-_WORTH_COMPILING = 10_000
+# Questions. Compiling takes 30 to 70 seconds and saves an H100 2.2 ms a question, so 13,000 or more
+# there; a card of 24 GB is four to ten times slower.
+_WORTH_COMPILING = 5_000
 
 
 class OutOfMemoryError(Exception):
@@ -32,7 +32,12 @@ class Answerer(Protocol):
     """What the runner needs from a model. Pixels, features and batches are opaque to it.
 
     It may answer in several variants, such as adapters of one base.
+
+    Attributes:
+        pictures_a_pass: how many to encode at once, at most.
     """
+
+    pictures_a_pass: int
 
     def batch_size(self, texts: Sequence[str]) -> int:
         """Return how many questions to ask at once, if these are all there are."""
@@ -74,8 +79,10 @@ class MgmAnswerer:
         self, loaded: LoadedModel, protocol: BenchmarkProtocol, settings: EvaluateSettings
     ) -> None:
         """Take a loaded model."""
+        from ..mgm.answering import PICTURES_A_PASS
         from ..mgm.conversation import stop_token_ids
 
+        self.pictures_a_pass = PICTURES_A_PASS
         self._model, self._tokenizer = loaded.model, loaded.tokenizer
         self._variants = loaded.variants
         self._protocol, self._settings = protocol, settings
@@ -86,6 +93,7 @@ class MgmAnswerer:
         self._compiled = False
         self._engine: AnswerEngine | None = None
         self._rows = 0
+        self._pictures = 0
         self._unfinished = 0
         self._new_tokens = 0
         trained = getattr(self._model.config, "image_aspect_ratio", None)
@@ -114,25 +122,33 @@ class MgmAnswerer:
 
     def encode(self, pixels: "Sequence[torch.Tensor]") -> "list[torch.Tensor]":
         """Return features (V, N, hidden) of each image for V variants, on the device."""
-        from ..mgm.answering import PICTURES_A_PASS
+        import torch
 
-        found: list[torch.Tensor] = []
-        with self._memory_told():
-            for start in range(0, len(pixels), PICTURES_A_PASS):
-                found += self._encode_part(pixels[start : start + PICTURES_A_PASS])
-        return found
+        from ..mgm.encoding import mine_views, view_images
+
+        mined = []
+        with self._computing(), torch.inference_mode():
+            shape = (self._places(len(pixels)), *pixels[0].shape)
+            images = torch.zeros(shape, dtype=pixels[0].dtype, device=self._model.device)
+            for place, picture in zip(images, pixels, strict=False):
+                place.copy_(picture, non_blocking=True)
+            views = view_images(self._model, images)
+            for index in range(self._count()):
+                self._use(index)
+                mined.append(mine_views(self._model, *views)[: len(pixels)])
+            return list(torch.stack(mined, dim=1).unbind(0))
 
     def write(
         self, texts: Sequence[str], features: "Sequence[torch.Tensor | None]"
     ) -> "list[Prompts]":
         """Return the prompts of each variant."""
         ids = self._writer.encode(texts, features)
-        with self._memory_told():
+        with self._computing():
             return [share(ids, features, index) for index in range(self._count())]
 
     def begin(self, prompts: "list[Prompts]") -> _Started:
         """Start reading a batch's prompts with the first variant."""
-        with self._memory_told():
+        with self._computing():
             engine = self._engine_for(len(prompts[0].after))
             self._use(0)
             return _Started(engine.begin(prompts[0]), prompts[1:])
@@ -140,7 +156,7 @@ class MgmAnswerer:
     def finish(self, started: _Started) -> list[list[list[int]]]:
         """Return the tokens of each variant's answers."""
         engine = self._engine_for(0)
-        with self._memory_told():
+        with self._computing():
             self._use(0)
             found = [engine.finish(started.batch)]
             for index, prompts in enumerate(started.others, start=1):
@@ -165,16 +181,30 @@ class MgmAnswerer:
         }
 
     @contextmanager
-    def _memory_told(self) -> Iterator[None]:
-        """Say it in the runner's terms when memory runs out, and give back what can be."""
-        import torch
+    def _computing(self) -> Iterator[None]:
+        """Choose attention, and say it in the runner's terms when memory runs out.
 
+        Batches are of many shapes, and cuDNN's attention plans 75 ms for each new one.
+        """
+        import torch
+        from torch.nn.attention import SDPBackend, sdpa_kernel
+
+        backends = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
         try:
-            yield
+            with sdpa_kernel(backends):
+                yield
         except torch.OutOfMemoryError as error:
-            self._engine, self._rows = None, 0
+            self._engine, self._rows, self._pictures = None, 0, 0
             torch.cuda.empty_cache()
             raise OutOfMemoryError from error
+
+    def _places(self, count: int) -> int:
+        """Return how many pictures to compute for ``count``: on a GPU as many as before.
+
+        For each new number cuDNN plans convolutions, which takes longer than computing them.
+        """
+        self._pictures = max(self._pictures, count)
+        return self._pictures if self._model.device.type == "cuda" else count
 
     def _count(self) -> int:
         return 1 if self._variants is None else len(self._variants)
@@ -182,23 +212,6 @@ class MgmAnswerer:
     def _use(self, index: int) -> None:
         if self._variants is not None:
             self._variants.use(index)
-
-    def _encode_part(self, pixels: "Sequence[torch.Tensor]") -> "list[torch.Tensor]":
-        import torch
-
-        from ..mgm.encoding import mine_views, view_images
-
-        mined = []
-        with torch.inference_mode():
-            shape = (len(pixels), *pixels[0].shape)
-            images = torch.empty(shape, dtype=pixels[0].dtype, device=self._model.device)
-            for place, picture in zip(images, pixels, strict=True):
-                place.copy_(picture, non_blocking=True)
-            views = view_images(self._model, images)
-            for index in range(self._count()):
-                self._use(index)
-                mined.append(mine_views(self._model, *views))
-            return list(torch.stack(mined, dim=1).unbind(0))
 
     def _engine_for(self, rows: int) -> "AnswerEngine":
         """Return the engine, made anew when a batch is larger than any before."""

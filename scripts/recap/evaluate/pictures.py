@@ -2,8 +2,9 @@
 
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from ..decoding import Chunk, chunk_loader
@@ -23,7 +24,7 @@ Arrived = tuple[str, Any]
 
 
 class Pictures:
-    """Each distinct picture once, in order; one that cannot be read is known when it is asked for.
+    """Each distinct picture once, in the order in which questions are asked about them.
 
     Shape of the pixels: whatever the decoding made.
     """
@@ -31,31 +32,13 @@ class Pictures:
     def __init__(self, arriving: Iterator[Arrived]) -> None:
         """Take names with pixels, or with the error in their place."""
         self._arriving = arriving
-        self._here: dict[str, Any] = {}
 
-    def get(self, names: Iterable[str]) -> list[Any]:
-        """Return pixels, waiting for them; they are kept until :meth:`drop`.
+    def take(self, count: int) -> list[Arrived]:
+        """Return the next pictures, waiting for them; fewer only at the end.
 
-        Args:
-            names: not dropped yet.
-
-        Raises:
-            RecapError: if one cannot be read.
+        Of one that cannot be read, the error comes in place of its pixels.
         """
-        found = []
-        for name in names:
-            while name not in self._here:
-                arrived, pixels = next(self._arriving)
-                self._here[arrived] = pixels
-            if isinstance(self._here[name], RecapError):
-                raise self._here[name]
-            found.append(self._here[name])
-        return found
-
-    def drop(self, names: Iterable[str]) -> None:
-        """Forget pictures that will not be asked for again."""
-        for name in names:
-            del self._here[name]
+        return list(islice(self._arriving, max(0, count)))
 
 
 def by_threads(questions: Sequence[Question], prepare: Prepare) -> Pictures:

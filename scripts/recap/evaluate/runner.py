@@ -3,6 +3,7 @@
 import contextlib
 import logging
 from collections.abc import Sequence
+from itertools import takewhile
 from typing import Any
 
 from ..errors import RecapError
@@ -10,7 +11,7 @@ from .benchmarks.base import Question
 from .journal import AnswerJournal
 from .model import Answerer, OutOfMemoryError
 from .ordering import next_batch
-from .pictures import Pictures
+from .pictures import Arrived, Pictures
 
 logger = logging.getLogger(__name__)
 
@@ -35,6 +36,7 @@ class Runner:
         self._pictures = pictures
         self._journals = journals
         self._batch_size = batch_size
+        self._waiting: list[Arrived] = []  # decoded, not yet encoded
         self._features: dict[str, Any] = {}
         self._ready: tuple[list[Question], Any] | None = None
         self._asked: Sequence[Question] = ()
@@ -109,14 +111,25 @@ class Runner:
         self._answers = None
 
     def _encode(self, batch: Sequence[Question]) -> None:
-        names = dict.fromkeys(q.image for q in batch if q.image is not None)
-        missing = [name for name in names if name not in self._features]
-        if not missing:
-            return
-        encoded = self._answerer.encode(self._pictures.get(missing))
-        self._features.update(zip(missing, encoded, strict=True))
-        self._pictures.drop(missing)
-        self.images_encoded += len(missing)
+        for question in batch:
+            while question.image is not None and question.image not in self._features:
+                self._encode_next()
+
+    def _encode_next(self) -> None:
+        """Encode the next pictures, of later batches too, so that each pass has as many.
+
+        A GPU's libraries plan anew for each number of pictures, longer than a pass takes.
+        """
+        size = min(self._answerer.pictures_a_pass, self._batch_size)
+        self._waiting += self._pictures.take(size - len(self._waiting))
+        decoded = takewhile(lambda arrived: not isinstance(arrived[1], RecapError), self._waiting)
+        now = dict(list(decoded)[:size])
+        if not now:
+            raise self._waiting[0][1]
+        encoded = self._answerer.encode(list(now.values()))
+        self._features.update(zip(now, encoded, strict=True))
+        del self._waiting[: len(now)]
+        self.images_encoded += len(now)
 
     def _forget(self, batch: Sequence[Question], going_on: str | None) -> None:
         """Drop a batch's features, but for a picture that the next one goes on about."""

@@ -34,11 +34,13 @@ QUESTIONS = 23
 class Reader:
     """Answers with the picture's colour and the text's length; counts what it is asked."""
 
+    pictures_a_pass = 3
+
     def __init__(self, most_at_once=99, dies_after=None, variants=1):
         self.most_at_once = most_at_once
         self.dies_after = dies_after
         self.variants = variants
-        self.encoded = 0
+        self.passes = []
         self.batches = []
 
     def batch_size(self, texts):
@@ -52,7 +54,7 @@ class Reader:
         return image.getpixel((0, 0))
 
     def encode(self, pixels):
-        self.encoded += len(pixels)
+        self.passes.append(len(pixels))
         return list(pixels)
 
     def write(self, texts, features):
@@ -170,10 +172,18 @@ def test_each_distinct_image_is_encoded_once(world):
     answers_of(request(world, batch_size=2), reader)
     questions = get_benchmark("textvqa").load(world / "q.jsonl", request(world).protocol).questions
     distinct = {q.image for q in questions} - {None}
-    assert reader.encoded == len(distinct) < QUESTIONS
+    assert sum(reader.passes) == len(distinct) < QUESTIONS
     perf = json.loads((world / "perf.json").read_text())
     assert perf["images_encoded"] == len(distinct)
     assert perf["items"] == QUESTIONS and perf["resumed_answers"] == 0
+
+
+@pytest.mark.parametrize(("batch_size", "most"), [(1, 1), (2, 2), (4, 3), (QUESTIONS, 3)])
+def test_each_pass_has_as_many_pictures_whatever_the_batches(world, batch_size, most):
+    reader = Reader()
+    answers_of(request(world, batch_size=batch_size), reader)
+    assert set(reader.passes[:-1]) == {most}
+    assert 0 < reader.passes[-1] <= most
 
 
 def test_a_killed_shard_goes_on_where_it_stopped(world):
@@ -370,7 +380,7 @@ def test_blank_control_hides_the_picture_and_says_so(world):
     made = request(world, control="blank_image")
     reader = Reader()
     rows = [json.loads(line) for line in answers_of(made, reader).splitlines()]
-    assert reader.encoded == 1
+    assert reader.passes == [1]
     assert {row["metadata"]["control"] for row in rows} == {"blank_image"}
     assert sum(row["text"].startswith("(122, 116, 104) ") for row in rows) == QUESTIONS - 1
     assert sum(row["text"].startswith("None ") for row in rows) == 1
