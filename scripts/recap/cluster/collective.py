@@ -39,7 +39,10 @@ def gather_findings(own: list[Finding], gpus: int) -> dict[str, list[Finding]]:
         found: dict[str, list[Finding]] = {}
         for entry in filter(None, everyone):
             rows = found.setdefault(entry[0], [])
-            rows += [one for one in entry[1] if one not in rows]
+            names = {one.name for one in rows}  # free space differs a little between ranks
+            rows += [
+                one for one in entry[1] if one.name not in names or (one.fix and one not in rows)
+            ]
         found.setdefault(node, []).extend(reduced)
         return found
     finally:

@@ -98,7 +98,10 @@ def examine(demands: Demands, manifests: Iterable[Path], environment: Path) -> l
 
 
 def look_at_gpus(demands: Demands) -> Iterable[Finding]:
-    """Yield number, memory and arithmetic of the visible cards."""
+    """Yield number, memory and arithmetic of the visible cards.
+
+    Of several ranks each looks at its own, as every process takes some memory of a card it uses.
+    """
     if not demands.gpus:
         return
     import torch
@@ -110,7 +113,9 @@ def look_at_gpus(demands: Demands) -> Iterable[Finding]:
         f"{seen} of {demands.gpus}",
         "" if enough else "the driver does not see the cards that SLURM gave; drain the node",
     )
-    for number in range(min(seen, demands.gpus)):
+    cards = range(min(seen, demands.gpus))
+    rank = os.environ.get("LOCAL_RANK")
+    for number in cards if rank is None else cards[int(rank) : int(rank) + 1]:
         yield from _look_at_card(number, demands.gpu_memory_gib)
 
 

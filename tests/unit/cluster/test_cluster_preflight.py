@@ -108,7 +108,7 @@ def test_two_ranks_add_up_and_report_once(tmp_path: Path, model: Path) -> None:
         *(sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2"),
         *("--standalone", str(ROOT / "scripts/preflight.py"), "--gpus", "0"),
         *("--memory-mb", "100", "--models", str(model), "--out", str(out)),
-        *("--environment", str(ROOT / "envs/analysis.yaml")),
+        *("--environment", str(ROOT / "envs/analysis.yaml"), "--folder", str(tmp_path), "0.001"),
     ]
     environment = os.environ | {"SLURMD_NODENAME": "here", "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
@@ -117,9 +117,26 @@ def test_two_ranks_add_up_and_report_once(tmp_path: Path, model: Path) -> None:
     assert done.returncode == 0, done.stderr
     report = json.loads(out.read_text())
     assert report["passed"]
-    values = {one["name"]: one["value"] for one in report["nodes"]["here"]}
+    found = report["nodes"]["here"]
+    values = {one["name"]: one["value"] for one in found}
+    assert len(values) == len(found)  # each once, though two ranks looked
     assert values["gloo all-reduce"] == "2 ranks"
     assert values["model m"] == "2 files"
+
+
+def test_each_rank_looks_at_its_own_card(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Eight processes with a little memory of each card would make all look too small."""
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 4)
+    monkeypatch.setattr(preflight, "_look_at_card", lambda number, _: [Finding(str(number), "")])
+    demands = preflight.Demands(3, 22.0, 0, {}, 0.0)
+
+    def cards() -> list[str]:
+        return [one.name for one in preflight.look_at_gpus(demands)][1:]
+
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    assert cards() == ["0", "1", "2"]
+    monkeypatch.setenv("LOCAL_RANK", "2")
+    assert cards() == ["2"]
 
 
 def test_gpus_that_are_not_there_make_a_bad_node(tmp_path: Path) -> None:
