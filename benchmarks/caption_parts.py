@@ -1,9 +1,8 @@
 """Parts of the caption benchmark: a full-size captioner, pictures, and the peers' loops."""
 
-import io
-import random
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -61,24 +60,24 @@ def build_captioner(folder: Path) -> None:
 
 def draw_jpegs(folder: Path, count: int) -> list[Path]:
     """Write JPEGs as large as the stage-1 corpus's: shorter side 336 pixels, about 40 kB."""
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = [folder / f"{index}.jpg" for index in range(count)]
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(_draw_jpeg, paths, range(count)))
+    return paths
+
+
+def _draw_jpeg(path: Path, index: int) -> None:
     import numpy as np
     from PIL import Image
 
-    folder.mkdir(parents=True, exist_ok=True)
-    generator, sizes = np.random.default_rng(0), random.Random(0)
-    paths = []
-    for index in range(count):
-        long = sizes.choice((336, 336, 448, 504, 597))
-        size = (long, 336) if index % 3 else (336, long)
-        coarse = generator.integers(0, 256, (28, 28, 3), dtype=np.uint8)
-        smooth = np.asarray(Image.fromarray(coarse).resize(size, Image.Resampling.BICUBIC))
-        noisy = smooth + generator.normal(0, 9, smooth.shape)
-        image = Image.fromarray(noisy.clip(0, 255).astype(np.uint8))
-        buffer = io.BytesIO()
-        image.save(buffer, "JPEG", quality=88)
-        paths.append(folder / f"{index}.jpg")
-        paths[-1].write_bytes(buffer.getvalue())
-    return paths
+    generator = np.random.default_rng(index)
+    long = int(generator.choice((336, 336, 448, 504, 597)))
+    size = (long, 336) if index % 3 else (336, long)
+    coarse = generator.integers(0, 256, (28, 28, 3), dtype=np.uint8)
+    smooth = np.asarray(Image.fromarray(coarse).resize(size, Image.Resampling.BICUBIC))
+    noisy = smooth + generator.normal(0, 9, smooth.shape)
+    Image.fromarray(noisy.clip(0, 255).astype(np.uint8)).save(path, quality=88)
 
 
 class PlainPeer:

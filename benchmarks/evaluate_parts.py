@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -71,17 +72,21 @@ def draw_questions(folder: Path, count: int) -> list[Question]:
     draw, noise = random.Random(1), np.random.default_rng(0)
     (folder / "questions").mkdir(parents=True, exist_ok=True)
     found: list[Question] = []
-    while len(found) < count:
-        name = f"{len(found):06d}.jpg"
-        pixels = noise.integers(0, 256, (48, 64, 3), dtype=np.uint8)
-        path = folder / "questions" / name
-        if not path.is_file():
-            Image.fromarray(pixels).resize((1024, 768)).save(path, quality=90)
-        for _ in range(1 + (draw.random() < SHARED)):
-            words = 30 + 3 * min(95, round(draw.lognormvariate(2.08, 1.0)))
-            text = " ".join(draw.choice(WORDS) for _ in range(words))
-            found.append(Question(str(len(found)), text, text, name, len(found)))
+    with ThreadPoolExecutor() as pool:
+        while len(found) < count:
+            name = f"{len(found):06d}.jpg"
+            pixels = noise.integers(0, 256, (48, 64, 3), dtype=np.uint8)
+            pool.submit(_write_picture, folder / "questions" / name, pixels)
+            for _ in range(1 + (draw.random() < SHARED)):
+                words = 30 + 3 * min(95, round(draw.lognormvariate(2.08, 1.0)))
+                text = " ".join(draw.choice(WORDS) for _ in range(words))
+                found.append(Question(str(len(found)), text, text, name, len(found)))
     return found[:count]
+
+
+def _write_picture(path: Path, pixels: Any) -> None:
+    if not path.is_file():
+        Image.fromarray(pixels).resize((1024, 768)).save(path, quality=90)
 
 
 class Journal:

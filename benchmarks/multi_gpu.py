@@ -33,6 +33,7 @@ from recap.config.launching import TrainLaunch
 from recap.config.schema import ComputeSettings
 
 SCRIPTS = Path(__file__).resolve().parents[1] / "scripts"
+STAGES = ("pretrain", "finetune")  # the second starts from the first one's projector
 RESUMED = ("1to2", "2to1")
 WORDS = ("red", "green", "blue", "a", "dog", "cat", "on", "the", "mat", "of", "and", "sign")
 
@@ -180,25 +181,27 @@ def main() -> None:
     cli.add_argument("--scale", choices=["full", "small"], default="full")
     cli.add_argument("--dtype", default="bfloat16")
     cli.add_argument("--threads", type=int, default=8, help="of a job")
+    cli.add_argument("--last-stage", choices=STAGES, default=STAGES[-1], help="stages to run")
     cli.add_argument("--resume", nargs="*", choices=RESUMED, default=list(RESUMED))
     cli.add_argument("--no-compile", dest="compile", action="store_false")
     args = cli.parse_args()
     bench, draw = Bench(args), random.Random(2)
+    stages = STAGES[: STAGES.index(args.last_stage) + 1]
     shutil.rmtree(bench.folder / "runs", ignore_errors=True)
     killed = {way: draw.randrange(3, args.updates - 3) for way in RESUMED}
-    for stage in ("pretrain", "finetune"):
+    for stage in stages:
         bench.finish(Job(f"{stage}-1", stage, (0,)))
         bench.finish(Job(f"{stage}-2", stage, (0, 1)))
     checkpoint = resume(bench, args.resume, killed)
-    pairs = [(f"{stage}-1", f"{stage}-2") for stage in ("pretrain", "finetune")]
+    pairs = [(f"{stage}-1", f"{stage}-2") for stage in stages]
     pairs += [("pretrain-1", f"pretrain-{way}") for way in args.resume]
     figures = {
         "device": [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())],
         "torch": torch.__version__,
-        "settings": {stage: bench.settings(stage) for stage in ("pretrain", "finetune")},
+        "settings": {stage: bench.settings(stage) for stage in stages},
         "killed after": {way: killed[way] for way in args.resume},
         "checkpoint of two ranks": checkpoint,
-        "speed": [speed(bench, name) for pair in pairs[:2] for name in pair],
+        "speed": [speed(bench, name) for pair in pairs[: len(stages)] for name in pair],
         "equal": [compare(bench, *pair) for pair in pairs],
     }
     args.out.write_text(json.dumps(figures, indent=1))

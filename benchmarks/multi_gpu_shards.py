@@ -3,8 +3,9 @@
     PYTHONPATH=scripts python benchmarks/multi_gpu_shards.py --folder /tmp/mgm --out shards.json
 
 Each shard is the script of its rule behind ``scripts/lease_gpus.py``, at full size with random
-weights. A shard is first run alone, then both at once; what is compared is items a second once
-the model is loaded. The GPUs that the two were given are read from what they were started with.
+weights. After a short one, a shard is run alone, then both at once; what is compared is items a
+second once the model is loaded. The GPUs that the two were given are read from what they were
+started with.
 """
 
 import argparse
@@ -35,7 +36,7 @@ def main() -> None:
     cli.add_argument(
         "--kinds", nargs="+", choices=("evaluate", "caption"), default=["evaluate", "caption"]
     )
-    cli.add_argument("--questions", type=int, default=4000, help="of both shards together")
+    cli.add_argument("--questions", type=int, default=10000, help="of both shards together")
     cli.add_argument("--images", type=int, default=12000, help="of both shards together")
     cli.add_argument("--prepare-only", action="store_true", help="write what the shards read")
     args = cli.parse_args()
@@ -43,10 +44,10 @@ def main() -> None:
     prepare = {"evaluate": prepare_evaluation, "caption": prepare_captions}
     rows = []
     for kind in args.kinds:
-        commands = prepare[kind](folder, args)
+        warm_up, *commands = prepare[kind](folder, args)
         if args.prepare_only:
             continue
-        run(folder, kind, commands[:1], "first")  # files are read, kernels compiled
+        run(folder, kind, [warm_up], "first")  # the model's files are read, kernels compiled
         alone = run(folder, kind, commands[:1], "alone")
         both = run(folder, kind, commands, "both")
         together = sum(row["items a second"] for row in both)
@@ -65,7 +66,7 @@ def main() -> None:
 
 
 def prepare_evaluation(folder: Path, args: argparse.Namespace) -> list[list[str]]:
-    """Write a checkpoint and questions; return the shards' commands."""
+    """Write a checkpoint and questions; return the commands of a short shard and of two."""
     checkpoint = folder / "checkpoint"
     if not (checkpoint / "config.json").is_file():
         loaded = load(parts_of(folder, args.scale), "float16")
@@ -87,17 +88,17 @@ def prepare_evaluation(folder: Path, args: argparse.Namespace) -> list[list[str]
         [
             str(SCRIPTS / "predict_shard.py"), "--checkpoint", str(checkpoint),
             "--questions", str(path), "--image-root", str(folder / "questions"),
-            "--protocol", PROTOCOL.model_dump_json(), "--num-chunks", "2",
+            "--protocol", PROTOCOL.model_dump_json(), "--num-chunks", str(shards),
             "--chunk-idx", str(index), "--model-id", "random", "--settings", "{}",
             "--state-dir", "{out}/state", "--answers", "{out}/answers.jsonl",
             "--perf", "{out}/perf.json",
         ]
-        for index in range(2)
+        for shards, index in ((20, 0), (2, 0), (2, 1))
     ]  # fmt: skip
 
 
 def prepare_captions(folder: Path, args: argparse.Namespace) -> list[list[str]]:
-    """Write a captioner and records; return the shards' commands."""
+    """Write a captioner and records; return the commands of a short shard and of two."""
     model = folder / "blip2"
     if not (model / "config.json").is_file():
         build_captioner(model)
@@ -106,11 +107,11 @@ def prepare_captions(folder: Path, args: argparse.Namespace) -> list[list[str]]:
     if len(paths) != args.images:
         paths = draw_jpegs(folder / "jpegs", args.images)
     commands = []
-    for index in range(2):
+    for index, some in enumerate((paths[::20], paths[::2], paths[1::2])):
         records = folder / f"records{index}.jsonl"
         rows = [
             {"id": path.stem, "images": [path.name], "text": "<__dj__image> a picture"}
-            for path in paths[index::2]
+            for path in some
         ]
         records.write_text("".join(json.dumps(row) + "\n" for row in rows))
         commands.append(
