@@ -80,7 +80,7 @@ def compare(asked: Asked, args: argparse.Namespace) -> list[dict[str, Any]]:
     call = partial(asked.ours, compiled, SIZES[-1], args.questions, True)
     modes["ours, compiled: 64 questions"] = (call, args.questions)
     rows = measure(modes, args.rounds)
-    alone = asked.ours(eager, 1, plain, False)
+    alone = asked.ours(asked.answerer(args.dtype, False), 1, plain, False)
     return [
         {
             "mode": name,

@@ -25,6 +25,7 @@ from recap.evaluate.ordering import asking_order, next_batch
 from recap.mgm.answer_state import AnswerState
 from recap.mgm.answering import PICTURES_A_PASS, SharingEngine
 from recap.mgm.encoding import mine_views, view_images
+from recap.mgm.lengths import round_up
 
 TURNS = 5
 
@@ -45,9 +46,9 @@ def main() -> None:
     answerer = asked.answerer(args.dtype, not args.eager)
     answerer.expect(args.questions)
     peak = matmul_peak()
-    with torch.inference_mode():
+    with torch.inference_mode(), answerer._computing():
         parts = batch_parts(answerer, asked, args.size, picture)
-    rows = [measure(name, call, work, peak) for name, (call, work) in parts.items()]
+        rows = [measure(name, call, work, peak) for name, (call, work) in parts.items()]
     wholes = whole(answerer, asked, args)
     figures = {
         "device": torch.cuda.get_device_name(),
@@ -67,12 +68,14 @@ def batch_parts(
 ) -> dict[str, tuple[Callable[[], Any], float]]:
     """Return the parts of a batch as calls that can be repeated in this order, and their TFLOP.
 
-    Of the decoder, products with its weights are counted, not attention.
+    Its pictures are encoded in whole passes, with the first ones of the next batch. Of the decoder, products with its weights are counted, not attention.
     """
     model = asked.loaded.model
-    batch = next_batch(asking_order(asked.questions), size, size)
-    names = list(dict.fromkeys(question.image for question in batch))
-    first = {question.image: question for question in batch}
+    ordered = asking_order(asked.questions)
+    batch = next_batch(ordered, size, size)
+    first = {question.image: question for question in reversed(ordered[size:])}
+    needed = len({question.image for question in batch})
+    names = list(reversed(first))[: round_up(needed, PICTURES_A_PASS)]
     pixels = [asked.pixels(first[name]) for name in names]
     parts = [pixels[at : at + PICTURES_A_PASS] for at in range(0, len(pixels), PICTURES_A_PASS)]
     passes = [torch.stack(part).cuda() for part in parts]
@@ -95,9 +98,9 @@ def batch_parts(
             lambda: [view_images(model, images) for images in passes], picture * len(pixels)
         ),
         "mining and projector": (lambda: [mine_views(model, *view) for view in views], 0.0),
-        f"reading pictures, {prompts.shared} positions each": (
+        f"reading {needed} pictures, {prompts.shared} positions each": (
             lambda: engine._read_pictures(prompts, pictures, state),
-            2 * layers * len(pixels) * prompts.shared,
+            2 * layers * needed * prompts.shared,
         ),
         f"reading questions, {tokens} tokens": (
             lambda: engine._read_texts(prompts, state), 2 * layers * tokens
@@ -122,14 +125,13 @@ def steps(engine: SharingEngine, state: AnswerState) -> None:
 def measure(name: str, call: Callable[[], Any], work: float, peak: float) -> dict[str, Any]:
     """Return a part's time and arithmetic."""
     times = []
-    with torch.inference_mode():
-        for _ in range(TURNS):
-            torch.cuda.synchronize()
-            start = time.perf_counter()
-            call()
-            torch.cuda.synchronize()
-            times.append(time.perf_counter() - start)
-        kernels = kernel_seconds(call)
+    for _ in range(TURNS):
+        torch.cuda.synchronize()
+        start = time.perf_counter()
+        call()
+        torch.cuda.synchronize()
+        times.append(time.perf_counter() - start)
+    kernels = kernel_seconds(call)
     seconds = statistics.median(times)
     return {
         "part": name,

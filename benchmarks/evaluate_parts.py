@@ -72,15 +72,19 @@ def draw_questions(folder: Path, count: int) -> list[Question]:
     draw, noise = random.Random(1), np.random.default_rng(0)
     (folder / "questions").mkdir(parents=True, exist_ok=True)
     found: list[Question] = []
+    writing = []
     with ThreadPoolExecutor() as pool:
         while len(found) < count:
             name = f"{len(found):06d}.jpg"
             pixels = noise.integers(0, 256, (48, 64, 3), dtype=np.uint8)
-            pool.submit(_write_picture, folder / "questions" / name, pixels)
+            path = folder / "questions" / name
+            writing.append(pool.submit(_write_picture, path, pixels))
             for _ in range(1 + (draw.random() < SHARED)):
                 words = 30 + 3 * min(95, round(draw.lognormvariate(2.08, 1.0)))
                 text = " ".join(draw.choice(WORDS) for _ in range(words))
                 found.append(Question(str(len(found)), text, text, name, len(found)))
+    for written in writing:
+        written.result()
     return found[:count]
 
 

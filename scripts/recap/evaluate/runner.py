@@ -21,7 +21,8 @@ class Runner:
 
     While the model reads a batch, the last one's answers are written, the pictures of the
     next are put in line behind it, and workers decode those after, so that a GPU always has
-    something to do. A batch that does not fit on the device is halved, and stays so for the rest.
+    something to do. A batch that does not fit on the device is halved, and stays so for the rest, and
+    so is the number of pictures that are encoded at once.
     """
 
     def __init__(
@@ -36,6 +37,7 @@ class Runner:
         self._pictures = pictures
         self._journals = journals
         self._batch_size = batch_size
+        self._most_pictures = min(answerer.pictures_a_pass, batch_size)
         self._waiting: list[Arrived] = []  # decoded, not yet encoded
         self._features: dict[str, Any] = {}
         self._ready: tuple[list[Question], Any] | None = None
@@ -120,13 +122,20 @@ class Runner:
 
         A GPU's libraries plan anew for each number of pictures, longer than a pass takes.
         """
-        size = min(self._answerer.pictures_a_pass, self._batch_size)
+        size = self._most_pictures
         self._waiting += self._pictures.take(size - len(self._waiting))
         decoded = takewhile(lambda arrived: not isinstance(arrived[1], RecapError), self._waiting)
         now = dict(list(decoded)[:size])
         if not now:
             raise self._waiting[0][1]
-        encoded = self._answerer.encode(list(now.values()))
+        try:
+            encoded = self._answerer.encode(list(now.values()))
+        except OutOfMemoryError:
+            if len(now) == 1:
+                raise
+            self._most_pictures = len(now) // 2
+            logger.warning("out of memory with %d pictures; going on with fewer", len(now))
+            return
         self._features.update(zip(now, encoded, strict=True))
         del self._waiting[: len(now)]
         self.images_encoded += len(now)

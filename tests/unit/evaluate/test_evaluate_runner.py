@@ -351,6 +351,31 @@ def test_what_comes_before_a_picture_that_cannot_be_read_is_kept(world, kind):
     assert journal.read_bytes().count(b"\n") == done + 1
 
 
+class SmallTowers(Reader):
+    """Has no room for more than some pictures at once."""
+
+    def __init__(self, fitting):
+        super().__init__()
+        self.fitting = fitting
+
+    def encode(self, pixels):
+        if len(pixels) > self.fitting:
+            raise OutOfMemoryError
+        return super().encode(pixels)
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, QUESTIONS])
+def test_out_of_memory_in_the_towers_halves_the_pictures_alone(world, batch_size):
+    whole = answers_of(request(world, state_dir=world / "other"), Reader())
+    reader = SmallTowers(1)
+    assert answers_of(request(world, batch_size=batch_size), reader) == whole
+    assert set(reader.passes) == {1}
+    perf = json.loads((world / "perf.json").read_text())
+    assert perf["batch_size_used"] == batch_size and perf["batch_halvings"] == 0
+    with pytest.raises(RecapError, match="one question alone"):
+        answers_of(request(world, batch_size=batch_size, state_dir=world / "none"), SmallTowers(0))
+
+
 def test_asking_order_groups_images_and_sorts_by_length():
     def question(line, image, length):
         return Question(line, "p", "x" * length, image, line)
