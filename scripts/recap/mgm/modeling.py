@@ -18,7 +18,7 @@ from .generation import greedy_decode
 from .loss import loss_of_states
 from .mining import build_unit
 from .projector import build_projector
-from .splicing import Layout, Spliced, splice, weave
+from .splicing import Layout, Spliced, mask_packed, splice, weave
 from .trained_parts import connect_unused, set_trainable
 from .vision import ClipTower
 
@@ -228,9 +228,13 @@ class MGMForCausalLM(PreTrainedModel):
         """Return the decoder's output (R, L, hidden); without a mask, rows end in padding.
 
         Packed samples are told apart by their positions, which start anew (transformers'
-        packed-sequence format).
+        packed-sequence format). ``transformers`` would ask the GPU whether any do, and wait.
         """
         alike = mask is None and not batch.layout.packed
+        config = self.language_model.config
+        windowed = getattr(config, "sliding_window", None) is not None
+        if mask is None and not alike and config._attn_implementation == "sdpa" and not windowed:
+            mask = mask_packed(batch.position_ids)
         return self.language_model.model(
             inputs_embeds=batch.embeddings,
             attention_mask=mask,

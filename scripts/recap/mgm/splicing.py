@@ -87,6 +87,20 @@ class Spliced:
         return self.layout.labels
 
 
+def mask_packed(position_ids: torch.Tensor) -> torch.Tensor:
+    """Return what each position of packed rows may look at, bool (R, 1, L, L).
+
+    Its own sample up to itself, as ``transformers.masking_utils`` has it.
+
+    Args:
+        position_ids: (R, L) int64, starting anew with each sample.
+    """
+    starts = position_ids.diff(dim=-1, prepend=position_ids[:, :1] - 1) != 1
+    sample = starts.cumsum(-1)
+    causal = position_ids.new_ones(position_ids.shape[1:] * 2, dtype=torch.bool).tril()
+    return ((sample[:, :, None] == sample[:, None, :]) & causal).unsqueeze(1)
+
+
 def splice(
     input_ids: torch.Tensor,
     attention_mask: torch.Tensor,

@@ -2,8 +2,10 @@
 
 import pytest
 import torch
+from transformers import masking_utils
 
 from recap.mgm.conversation import encode_sample, pad_token_id
+from recap.mgm.splicing import mask_packed
 from recap.train.collate import Collator
 
 TEXTS = [
@@ -49,6 +51,24 @@ def test_packed_rows_have_the_loss_and_gradient_of_single_ones(mgm_model, mgm_to
     torch.testing.assert_close(found[0], plain[0], rtol=1e-5, atol=1e-6)
     for ours, theirs in zip(found[1], plain[1], strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6)
+
+
+def test_the_mask_of_packed_rows_is_transformers_own_and_asks_the_device_nothing(
+    mgm_model, mgm_tokenizer, monkeypatch
+):
+    samples = encoded(mgm_tokenizer)
+    batch = Collator(0, mgm_model.config.image_tokens, 4096)(
+        [[samples[1], samples[3]], [samples[0]]]
+    )
+    places, decoder = batch["layout"].position_ids, mgm_model.language_model.config
+    wanted = masking_utils.create_causal_mask(
+        config=decoder, inputs_embeds=torch.zeros(*places.shape, 1), attention_mask=None,
+        past_key_values=None, position_ids=places,
+    )  # fmt: skip
+    assert torch.equal(mask_packed(places), wanted)
+    expected = mgm_model(**batch).loss
+    monkeypatch.delattr(masking_utils, "find_packed_sequence_indices")
+    torch.testing.assert_close(mgm_model(**batch).loss, expected)
 
 
 def test_a_left_padding_tokenizer_does_not_join_packed_samples(
