@@ -68,7 +68,8 @@ def batch_parts(
 ) -> dict[str, tuple[Callable[[], Any], float]]:
     """Return the parts of a batch as calls that can be repeated in this order, and their TFLOP.
 
-    Its pictures are encoded in whole passes, with the first ones of the next batch. Of the decoder, products with its weights are counted, not attention.
+    Its pictures are encoded in whole passes, with the first ones of the next batch. Of the decoder,
+    products with its weights are counted, not attention.
     """
     model = asked.loaded.model
     ordered = asking_order(asked.questions)

@@ -89,7 +89,8 @@ def prepare_evaluation(folder: Path, args: argparse.Namespace) -> list[list[str]
             str(SCRIPTS / "predict_shard.py"), "--checkpoint", str(checkpoint),
             "--questions", str(path), "--image-root", str(folder / "questions"),
             "--protocol", PROTOCOL.model_dump_json(), "--num-chunks", str(shards),
-            "--chunk-idx", str(index), "--model-id", "random", "--settings", '{"compile_blocks": false}',
+            "--chunk-idx", str(index), "--model-id", "random",
+            "--settings", '{"compile_blocks": false}',
             "--state-dir", "{out}/state", "--answers", "{out}/answers.jsonl",
             "--perf", "{out}/perf.json",
         ]

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# Questions. Compiling takes 30 to 70 seconds and saves an H100 2.2 ms a question, so 13,000 to 32,000
-# there; a card of 24 GB is four to ten times slower.
+# Questions. Compiling takes 30 to 70 seconds and saves an H100 2.2 ms a question, so 13,000 to
+# 32,000 there; a card of 24 GB is four to ten times slower.
 _WORTH_COMPILING = 10_000
 
 

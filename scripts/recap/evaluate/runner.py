@@ -21,7 +21,7 @@ class Runner:
 
     While the model reads a batch, the last one's answers are written, the pictures of the
     next are put in line behind it, and workers decode those after, so that a GPU always has
-    something to do. A batch that does not fit on the device is halved, and stays so for the rest, and
+    something to do. A batch that does not fit on the device is halved, and stays so for the rest;
     so is the number of pictures that are encoded at once.
     """
 
