@@ -65,6 +65,7 @@ rule merge_lora_weights:
         base=WIRING.base_flags(),
         adapter=subpath(input.adapter, parent=True),
         folder=subpath(output.index, parent=True),
+        finished_state="results/{experiment}/state/finetune/{arm}.seed{seed}",
         settings=as_json(SETTINGS.merge, exclude={"parity_prompts", "parity_max_new_tokens"}),
         stage_version=STAGE_VERSIONS["merge"],
     shell:
@@ -73,6 +74,7 @@ rule merge_lora_weights:
             --lora-path {params.adapter:q} \
             {params.base} \
             --output-path {params.folder:q} \
+            --finished-state {params.finished_state:q} \
             --settings {params.settings:q} \
             --report {output.report:q} \
             2>{log:q}

@@ -124,6 +124,7 @@ rule finetune:
         folder=subpath(output.manifest, parent=True),
         seed=lambda wildcards: WIRING.train_seed(wildcards.arm, wildcards.seed),
         state="results/{experiment}/state/finetune/{arm}.seed{seed}",
+        finished_state="results/{experiment}/state/pretrain/{arm}.seed{seed}",
         log_dir="logs/{experiment}/tracking/{arm}.seed{seed}/finetune",
         stage_version=STAGE_VERSIONS["train"],
     shell:
@@ -136,6 +137,7 @@ rule finetune:
             {params.held_out} \
             --projector {input.projector:q} \
             --projector-manifest {input.projector_manifest:q} \
+            --finished-state {params.finished_state:q} \
             --settings {params.settings:q} \
             --save-steps {resources.save_steps} \
             --shard-base {resources.shard_base} \

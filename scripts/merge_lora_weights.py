@@ -35,6 +35,7 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument("--settings", default="{}", help="MergeSettings as JSON or a file")
     add_format_options(options)
     options.add_argument("--report", type=Path, help="JSON with the change of each module")
+    options.add_argument("--finished-state", type=Path, help="of the training, to be removed")
     add_json_option(options)
     return options
 
@@ -43,7 +44,10 @@ def main(args: argparse.Namespace) -> dict[str, Any]:
     """Run the merge."""
     load_libraries(*TRANSFORMERS)
     from recap.mgm.merge import merge_lora_weights
+    from recap.train.state import remove_state
 
+    if args.finished_state is not None:
+        remove_state(args.finished_state)
     return merge_lora_weights(
         args.lora_path,
         parts_from_args(args, args.lora_path),

@@ -42,6 +42,7 @@ def parser() -> argparse.ArgumentParser:
     cli.add_argument("--shard-base", type=int, choices=(0, 1), help="1: cut it; wins over settings")
     cli.add_argument("--seed", required=True, type=int, help="of initialisation, order, dropout")
     cli.add_argument("--state-dir", required=True, type=Path, help="resumable state")
+    cli.add_argument("--finished-state", type=Path, help="of stage 1, to be removed")
     cli.add_argument("--out-dir", required=True, type=Path, help="weights, telemetry, manifest")
     cli.add_argument(
         "--held-out", nargs="+", type=named_path, default=[], metavar="NAME=JSON", help="asked only"

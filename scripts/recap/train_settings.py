@@ -123,7 +123,8 @@ class StageSettings(Settings):
         50,
         ge=1,
         description="updates between resumable checkpoints, which hold what is trained and its "
-        "moments, 12 bytes a number; a killed run repeats fewer than so many updates",
+        "moments, 12 bytes a number; a killed run repeats at most so many updates and the one "
+        "under way",
     )
 
     @model_validator(mode="after")

@@ -55,7 +55,7 @@ class ComputeSettings(Settings):
         1,
         ge=0,
         description="GPUs of a training job on each of its nodes, one rank a GPU: samples/s grow "
-        "with them, losses stay the same; 0 runs on CPU, one rank a node",
+        "with them, losses stay the same, dropout masks apart; 0 runs on CPU, one rank a node",
     )
     train_nodes: int = Field(
         1,

@@ -77,11 +77,14 @@ class RunParts:
 
 
 def as_before(run: Run, telemetry: Telemetry) -> Run:
-    """Return the run with the micro-batch that an earlier attempt had come down to."""
-    rows = telemetry.perf.rows
-    used = rows[-1]["micro_batch_size"] if rows else run.plan.micro_batch
-    smaller = used < run.plan.micro_batch and run.plan.micro_batch % used == 0
-    return replace(run, plan=run.plan.with_micro_batch(used)) if smaller else run
+    """Return the run with the micro-batch that an earlier attempt came down to from this one."""
+    asked = run.plan.micro_batch
+    last = telemetry.perf.rows[-1] if telemetry.perf.rows else {}
+    used = last.get("micro_batch_size", asked)
+    if last.get("micro_batch_asked") != asked or used == asked:
+        return run
+    logger.info("going on with micro-batch %d, as %d did not fit before", used, asked)
+    return replace(run, plan=run.plan.in_passes_of(used))
 
 
 def fit_in_memory(
@@ -174,19 +177,21 @@ def _build_trainer(run: Run, parts: RunParts) -> StageTrainer:
 
 
 def _slope(trainer: StageTrainer, run: Run) -> float:
-    """Compare loss and gradient on the first micro-batch that has anything to predict.
+    """Compare loss and gradient on the first micro-batch that has anything to train.
+
+    In stage 1 that is a picture, whose features are all that is trained.
 
     Raises:
         OutOfMemoryInUpdateError: on every rank, if it does not fit into one's memory.
         RecapError: instead, on that rank alone, if they share the base.
     """
     data, size = run.data, run.plan.micro_batch
-    start = next(
-        position
-        for position in range(0, len(data.order), size)
-        if any(data.encoded[i].supervised for i in data.order[position : position + size])
-    )
-    batch = [data.dataset[index] for index in data.order[start : start + size]]
+    parts = [data.order[start : start + size] for start in range(0, len(data.order), size)]
+    told = [part for part in parts if any(data.encoded[index].supervised for index in part)]
+    if run.request.stage == "pretrain":
+        shown = [part for part in told if any(data.samples[i].image is not None for i in part)]
+        told = shown or told
+    batch = [data.dataset[index] for index in told[0]]
     inputs = to_device(trainer.data_collator(batch), run.args.device)
     model = trainer.accelerator.unwrap_model(trainer.model)
     model.train()

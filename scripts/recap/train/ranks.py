@@ -1,5 +1,6 @@
 """What the ranks of a run tell each other, and decide alike so that none waits for ever."""
 
+import hashlib
 import time
 from collections.abc import Iterable, Sequence
 
@@ -46,6 +47,20 @@ def equal_over_ranks(tensors: Iterable[torch.Tensor]) -> bool:
     found = [torch.empty_like(sums) for _ in range(distributed.get_world_size())]
     distributed.all_gather(found, sums)
     return all(torch.equal(found[0], other) for other in found[1:])
+
+
+def rank_seed(seed: int, rank: int, update: int) -> int:
+    """Return what a rank draws its dropout masks from, none being another's.
+
+    Args:
+        seed: of the run, which rank zero starts from as it is.
+        rank: number of the rank.
+        update: made before.
+    """
+    if not rank and not update:
+        return seed
+    text = f"{seed} {rank} {update}"
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:6], "big")
 
 
 def finish(device: torch.device) -> None:

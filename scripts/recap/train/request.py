@@ -37,6 +37,7 @@ class StageRequest:
         tracker: what the run can be watched with.
         probe_cache: folder of what fits into which GPU, shared by runs; none keeps nothing.
         time_limit_minutes: from the start of the process; the run ends itself in time for it.
+        finished_state: state of the stage before, which is not needed any more.
     """
 
     stage: Stage
@@ -56,6 +57,7 @@ class StageRequest:
     tracker: TrackerName = "tensorboard"
     probe_cache: Path | None = None
     time_limit_minutes: float | None = None
+    finished_state: Path | None = None
 
     @property
     def stage1_manifest(self) -> Path | None:

@@ -10,6 +10,7 @@ from torch import nn
 from transformers import Trainer
 
 from ..errors import RecapError
+from .ranks import rank_seed
 from .state import StateStore
 from .telemetry import Telemetry
 
@@ -29,6 +30,11 @@ class ResumableTrainer(Trainer):
     _saved_update = 0
     _trainables: dict[str, nn.Parameter] | None = None
     _rng: list[torch.Tensor]
+
+    def __init__(self, **given: Any) -> None:
+        """Set up; ranks that were given one seed draw numbers of their own from it."""
+        super().__init__(**given)
+        self.draw_anew(0)
 
     def remember_random_state(self) -> None:
         """Note the random state before an update, for :meth:`keep_last_update`."""
@@ -81,6 +87,21 @@ class ResumableTrainer(Trainer):
             logger.info("checkpoint of update %d: %s", update, target)
         self._saved_update = update
         self.accelerator.wait_for_everyone()
+
+    def draw_anew(self, update: int) -> None:
+        """Start this rank's random numbers, of which dropout takes some."""
+        torch.manual_seed(rank_seed(self.args.seed, self.args.process_index, update))
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        """Take up this rank's random state; another number of ranks left none that would do."""
+        if checkpoint is None:
+            return
+        folder, ranks = Path(checkpoint), self.args.world_size
+        left = sum(path.name != "rng_state.pth" for path in folder.glob("rng_state*.pth")) or 1
+        if left == ranks:
+            super()._load_rng_state(checkpoint)
+        else:
+            self.draw_anew(self._saved_update)
 
     def _load_from_checkpoint(
         self, resume_from_checkpoint: str, model: nn.Module | None = None

@@ -24,6 +24,7 @@ class StepPlan:
         unused: samples an epoch leaves out, because an incomplete
             accumulation is never applied.
         warmup_updates: ``ceil(ratio * updates)``.
+        asked_micro_batch: what ``micro_batch`` was before it turned out not to fit.
     """
 
     samples: int
@@ -36,20 +37,27 @@ class StepPlan:
     updates: int
     unused: int
     warmup_updates: int
+    asked_micro_batch: int
 
     def with_micro_batch(self, micro_batch: int) -> "StepPlan":
         """Return the same updates in passes of a size that divides a rank's share of them."""
+        return replace(self.in_passes_of(micro_batch), asked_micro_batch=micro_batch)
+
+    def in_passes_of(self, micro_batch: int) -> "StepPlan":
+        """Return the same updates, the passes that were asked for having been too large."""
         accumulation = self.global_batch // (self.world_size * micro_batch)
         return replace(self, micro_batch=micro_batch, accumulation=accumulation)
 
     def halved(self) -> "StepPlan | None":
         """Return the plan with at most half the micro-batch, None where that is 1 already."""
         smaller = [n for n in range(1, self.micro_batch // 2 + 1) if self.micro_batch % n == 0]
-        return self.with_micro_batch(smaller[-1]) if smaller else None
+        return self.in_passes_of(smaller[-1]) if smaller else None
 
     def as_dict(self) -> dict[str, Any]:
         """Return the numbers by name."""
-        return asdict(self)
+        values = asdict(self)
+        del values["asked_micro_batch"]
+        return values
 
 
 def plan_steps(samples: int, settings: StageSettings, world_size: int = 1) -> StepPlan:
@@ -90,6 +98,7 @@ def plan_steps(samples: int, settings: StageSettings, world_size: int = 1) -> St
         updates=updates,
         unused=samples - per_epoch * batch,
         warmup_updates=math.ceil(settings.warmup_ratio * updates),
+        asked_micro_batch=micro,
     )
 
 

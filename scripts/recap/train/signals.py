@@ -55,12 +55,31 @@ class StopRequest:
         self._signal: str | None = None
 
     def note(self, number: int, frame: FrameType | None = None) -> None:
-        """Signal handler: only write down which signal came and when SIGKILL may follow."""
+        """Signal handler: only write down which signal came and when SIGKILL may follow.
+
+        SIGUSR1 is a word in advance, and moves no end.
+        """
         del frame
         if self._signal is None:
             self._signal = signal.Signals(number).name
+        if number == signal.SIGTERM:
             kill = self._clock() + GRACE_SECONDS
             self._end = kill if self._end is None else min(self._end, kill)
+
+    def mention(self, where: str) -> None:
+        """Say that a signal came, if one did, though the run ends as if none had.
+
+        Whoever sent it may take the run for failed all the same.
+
+        Args:
+            where: what is done, such as ``after update 9 of 9``.
+        """
+        if self._signal is not None:
+            logger.warning(
+                "stopped by %s %s, when nothing was left to do; should it have to be tried again, "
+                "that is short",
+                *(self._signal, where),
+            )
 
     def before_update(self) -> bool:
         """Return whether no further update may begin: a signal came, or there is no time for it."""

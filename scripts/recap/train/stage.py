@@ -40,7 +40,7 @@ from .setup import (
 )
 from .sharding import shard_decoder
 from .signals import stop_requests
-from .state import StateStore
+from .state import StateStore, remove_state
 from .telemetry import Telemetry
 from .trackers import Tracker, open_tracker
 from .trainer import StageTrainer
@@ -75,6 +75,8 @@ def run_stage(request: StageRequest) -> None:
         data = prepare_data(request, int(os.environ.get("WORLD_SIZE", "1")))
         args = stage_arguments(request, data.plan)
         leads = args.process_index == 0
+        if leads and request.finished_state is not None:
+            remove_state(request.finished_state)
         book = GateBook(request.out_dir / GATES_NAME, writes=leads)
         require_sound_masks(book, data.audit, data.samples, data.tokens_of_update)
         log_examples(data.samples, data.encoded, data.order, data.tokenizer)
@@ -117,8 +119,9 @@ def _train(run: Run, perf: PerfRecord) -> None:
         write_results(request, data, model, telemetry, provenance, run.started)
         record_cost(perf, data, trainer.plan, seconds, resumed_from)
         perf.write(request.perf)
-        store.clear()
+        store.settle()
     trainer.accelerator.wait_for_everyone()
+    run.stop.mention(f"after update {run.data.plan.updates} of {run.data.plan.updates}")
 
 
 def _conclude(

@@ -97,17 +97,16 @@ class StateStore:
             if path not in sound:
                 shutil.rmtree(path)
 
-    def clear(self) -> None:
-        """Remove the state of this and of superseded runs; nothing else is touched."""
+    def settle(self) -> None:
+        """Keep the newest checkpoint alone, of a run that is done; see :func:`remove_state`."""
         for path in self._runs():
+            if path != self.folder:
+                shutil.rmtree(path)
+        for _, path in sorted(self._checkpoints())[:-1]:
             shutil.rmtree(path)
-        if self._root.is_dir() and not any(self._root.iterdir()):
-            self._root.rmdir()
 
     def _runs(self) -> list[Path]:
-        if not self._root.is_dir():
-            return []
-        return sorted(path for path in self._root.iterdir() if _RUN_NAME.fullmatch(path.name))
+        return _runs(self._root)
 
     def _checkpoints(self) -> list[tuple[int, Path]]:
         found = []
@@ -132,6 +131,24 @@ class StateStore:
             if sha256_file(path / name) != digest:
                 return f"{name} is damaged"
         return None
+
+
+def remove_state(state_dir: Path) -> None:
+    """Remove the state of all runs in a folder; nothing else is touched.
+
+    A run cannot do so itself: until what started it has seen it succeed, it may have to be tried
+    again, as when a launcher is told to stop, or its node is lost, while it ends.
+    """
+    for path in _runs(state_dir):
+        shutil.rmtree(path)
+    if state_dir.is_dir() and not any(state_dir.iterdir()):
+        state_dir.rmdir()
+
+
+def _runs(root: Path) -> list[Path]:
+    if not root.is_dir():
+        return []
+    return sorted(path for path in root.iterdir() if _RUN_NAME.fullmatch(path.name))
 
 
 def _flush(path: Path) -> None:

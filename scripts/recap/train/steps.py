@@ -41,7 +41,7 @@ class StepEnd(TrainerCallback):
             trainer.measure_held_out()
             self._pace.begin()
         stopping = trainer.held_out_cut_short or (not last and agreed(self._stop.before_update()))
-        control.should_save = stopping or (not last and state.global_step % self._save_steps == 0)
+        control.should_save = stopping or last or state.global_step % self._save_steps == 0
         control.should_training_stop = stopping or last
         return control
 

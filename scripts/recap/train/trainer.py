@@ -255,6 +255,7 @@ class StageTrainer(ResumableTrainer):
             "communication_seconds": round(self._waited, 6),
             "memory_mib": peak_memory_mib(),
             "micro_batch_size": self.plan.micro_batch,
+            "micro_batch_asked": self.plan.asked_micro_batch,
         }
         self._telemetry.perf.append(cost)
         self.update_seconds.append(seconds)

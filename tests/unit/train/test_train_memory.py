@@ -1,6 +1,7 @@
 """Running out of GPU memory in mid-run: smaller passes, the same trajectory."""
 
 import gc
+import json
 import logging
 import shutil
 import weakref
@@ -15,8 +16,10 @@ import train_stage
 from recap.errors import RecapError
 from recap.io import read_json, read_jsonl
 from recap.train import fitting
+from recap.train.order import training_order
 from recap.train.request import parse_settings
 from recap.train.schedule import plan_steps
+from recap.train.telemetry import Telemetry
 
 
 def train(world, out: Path, stage: str = "pretrain", *more: str, **changes: object) -> Path:
@@ -67,6 +70,42 @@ def test_a_run_goes_on_from_the_last_update(world, plenty: Path, tmp_path: Path,
     assert read_json(plenty / "manifest.json")["details"]["micro_batch_sizes"] == [4]
     gates = [gate["name"] for gate in read_json(result / "gates.json")["gates"]]
     assert len(gates) == len(set(gates))
+
+
+@pytest.mark.parametrize(
+    ("row", "micro"),
+    [
+        ({"micro_batch_size": 2, "micro_batch_asked": 8}, 2),  # it did not fit
+        ({"micro_batch_size": 2, "micro_batch_asked": 2}, 8),  # the setting was raised
+        ({"micro_batch_size": 8, "micro_batch_asked": 8}, 8),
+    ],
+)
+def test_a_retry_starts_with_what_had_fitted_and_with_what_is_asked_for_now(
+    world, row: dict[str, int], micro: int
+) -> None:
+    plan = plan_steps(48, parse_settings("pretrain", world.settings(micro_batch_size=8)))
+    run = fitting.Run(*(None,) * 6, plan)
+    telemetry = Telemetry(None)
+    assert fitting.as_before(run, telemetry).plan == plan
+    telemetry.perf.append(row)
+    assert fitting.as_before(run, telemetry).plan.micro_batch == micro
+
+
+def test_stage_1_may_begin_with_samples_without_a_picture(world, tmp_path: Path) -> None:
+    """They give no gradient that loss and gradient could be compared by."""
+    entries = read_json(world.captions)
+    values = world.settings(micro_batch_size=1)
+    plan = plan_steps(len(entries), parse_settings("pretrain", values))
+    ids = [entry["id"] for entry in entries]
+    for index in training_order(ids, [1] * len(ids), plan, grouped=False, seed=3)[:3]:
+        del entries[index]["image"]
+        entries[index]["conversations"][0]["value"] = "Name a color."
+    data = tmp_path / "mixed.json"
+    data.write_text(json.dumps(entries))
+    arguments = world.arguments("pretrain", tmp_path, values, data=data)
+    train_stage.main(train_stage.parser().parse_args(arguments))
+    gates = {gate["name"]: gate for gate in read_json(tmp_path / "result/gates.json")["gates"]}
+    assert gates["loss_gradient_consistency"]["passed"]
 
 
 def test_a_trainer_that_ran_out_of_memory_leaves_none_of_it_behind(

@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 from recap.errors import EXIT_GATE_FAILED
 from recap.hashing import sha256_file
 from recap.io import read_json, read_jsonl
+from recap.train.ranks import rank_seed
 from recap.train.signals import EXIT_INTERRUPTED
 
 UPDATES = 4
@@ -98,6 +99,12 @@ def test_stage_2_is_the_same_in_other_passes(
 def test_stage_1_is_the_same_on_two_ranks(world, stage_1: Path, tmp_path: Path) -> None:
     arguments = world.arguments("pretrain", tmp_path, world.settings(micro_batch_size=2))
     assert_same_trajectory(on_two(arguments, tmp_path), stage_1.parent, "mm_projector")
+
+
+def test_no_two_ranks_draw_alike() -> None:
+    seeds = {rank_seed(3, rank, update) for rank in range(4) for update in (0, 7)}
+    assert len(seeds) == 8
+    assert rank_seed(3, 0, 0) == 3, "one rank draws what any other trainer would"
 
 
 def test_two_ranks_stop_together_and_one_goes_on(command, alone: Path, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -83,8 +84,22 @@ def test_kill_9_in_mid_run_and_retry(command, undisturbed: Path, tmp_path: Path)
     log = run_to_the_end(command(tmp_path), tmp_path)
     assert "continuing after update" in log
     assert_same_bytes(tmp_path / "result", undisturbed)
-    assert not (tmp_path / "state").exists()
     assert read_json(tmp_path / "perf.json")["resumed_from_update"] >= 6
+
+
+def test_a_run_whose_end_counts_as_failed_is_tried_again_in_no_time(
+    command, undisturbed: Path, tmp_path: Path
+) -> None:
+    """As after a signal, at the very end, to a launcher that then calls any end a failure."""
+    shutil.copytree(undisturbed.parent / "state", tmp_path / "state")
+    (saved,) = (tmp_path / "state").glob("run-*/checkpoint-*")
+    assert saved.name == f"checkpoint-{UPDATES}"
+    log = run_to_the_end(command(tmp_path), tmp_path)
+    assert f"continuing after update {UPDATES} " in log
+    assert_same_bytes(tmp_path / "result", undisturbed)
+    perf = read_json(tmp_path / "perf.json")
+    assert (perf["resumed_from_update"], perf["updates"]) == (UPDATES, 0)
+    assert len(read_jsonl(tmp_path / "perf.updates.jsonl")) == UPDATES
 
 
 def test_a_torn_checkpoint_costs_updates_but_no_bytes(

@@ -44,7 +44,8 @@ def test_pretrain_writes_what_it_declares(world, pretrained: Path) -> None:
         "mm_projector.safetensors",
         "telemetry.jsonl",
     ]
-    assert not (pretrained.parent / "state").exists()
+    (saved,) = (pretrained.parent / "state").glob("run-*/checkpoint-*")
+    assert saved.name == "checkpoint-4"
     assert len(load_file(pretrained / "mm_projector.safetensors")) == 16
     rows = read_jsonl(pretrained / "telemetry.jsonl")
     assert [row["step"] for row in rows] == [1, 2, 3, 4]

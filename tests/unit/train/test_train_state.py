@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from recap.train.state import StateStore
+from recap.train.state import StateStore, remove_state
 
 
 def written(store: StateStore, update: int, text: str = "weights") -> Path:
@@ -99,13 +99,24 @@ def test_state_of_another_run_is_put_aside(
     assert "belongs to another run" in caplog.text
 
 
-def test_clearing_removes_only_training_state(store: StateStore) -> None:
+def test_a_run_that_is_done_keeps_its_last_checkpoint(store: StateStore) -> None:
+    written(store, 4)
+    last = written(store, 5)
+    StateStore(store.folder.parent, {"seed": 2}).prepare()
+    store.settle()
+    assert list(store.folder.parent.iterdir()) == [store.folder]
+    assert list(store.folder.glob("checkpoint-*")) == [last]
+    assert store.latest() == last
+
+
+def test_removing_touches_only_training_state(store: StateStore) -> None:
     root = store.folder.parent
     written(store, 4)
     (root / "notes.txt").write_text("mine")
     StateStore(root, {"seed": 2}).prepare()
-    store.clear()
+    remove_state(root)
     assert [path.name for path in root.iterdir()] == ["notes.txt"]
     (root / "notes.txt").unlink()
-    store.clear()
+    remove_state(root)
     assert not root.exists()
+    remove_state(root)

@@ -1,5 +1,6 @@
 """When a run must end, and that ending inside an update or an evaluation changes no byte."""
 
+import logging
 import os
 import signal
 import time
@@ -10,6 +11,7 @@ import pytest
 import train_processes as processes
 
 import train_stage
+from recap.cluster.failures import updates_made
 from recap.errors import RecapError
 from recap.io import read_json, read_jsonl
 from recap.train import signals
@@ -144,6 +146,22 @@ def test_a_signal_sets_the_end_once(clock: Clock) -> None:
     stop.note(signal.SIGUSR1)  # must not give another 30 s
     assert stop.cuts_short(1, 2)
     assert "stopped by SIGTERM after update 3" in str(stop.interruption("after update 3"))
+
+
+def test_a_word_in_advance_sets_no_end_and_sigterm_after_it_does(clock: Clock, caplog) -> None:
+    stop = StopRequest(clock=clock)
+    stop.mention("after update 3 of 3")
+    stop.note(signal.SIGUSR1)
+    assert stop.before_update()
+    clock.now = 600.0
+    assert not stop.cuts_short(0, 1), "the update under way may take as long as it takes"
+    stop.note(signal.SIGTERM)
+    clock.now = 606.0
+    assert stop.cuts_short(1, 2)
+    with caplog.at_level(logging.WARNING):
+        stop.mention("after update 4 of 4")
+    (said,) = caplog.messages
+    assert updates_made(said) == 4
 
 
 def test_a_signal_does_not_move_a_nearer_end(clock: Clock) -> None:
