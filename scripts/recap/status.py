@@ -70,6 +70,8 @@ def work_in_progress(base: Path) -> Iterator[str]:
     """Yield a line a run that has unfinished state on disk: it runs, or can go on."""
     for stage in ("pretrain", "finetune"):
         for file in sorted((base / "state" / stage).glob("*/*/telemetry.jsonl")):
+            if (base / "perf" / stage / f"{file.parts[-3]}.json").is_file():
+                continue  # done: its last checkpoint stays until the next step begins
             updates = f"{_lines(file)} updates{_updates_of_others(base, stage)}"
             yield f"{stage} {file.parts[-3]}: {updates}, last written {_age(file)} ago"
     for folder in sorted((base / "state" / "predict").glob("*")):
@@ -94,8 +96,8 @@ def _age(path: Path) -> str:
 def _updates_of_others(base: Path, stage: str) -> str:
     """Return the updates of a finished run of the stage: arms are matched, so all have as many."""
     for path in sorted((base / "perf" / stage).glob("*.json")):
-        updates = json.loads(path.read_text(encoding="utf-8")).get("updates")
-        if updates:
+        done = json.loads(path.read_text(encoding="utf-8"))
+        if updates := done.get("updates", 0) + done.get("resumed_from_update", 0):
             return f" of {updates}"
     return ""
 

@@ -109,7 +109,8 @@ def test_rank_zero_alone_writes(
     out = trained(layout)
     names = sorted(path.name for path in one_rank.iterdir())
     assert sorted(path.name for path in (out / "result").iterdir()) == names
-    assert not (out / "state").exists()
+    (saved,) = (out / "state").glob("run-*/checkpoint-*")
+    assert saved.name == f"checkpoint-{UPDATES}"
     log = (out / "log").read_text()
     assert [log.count(f"checkpoint of update {update}:") for update in (10, 20)] == [1, 1]
 

@@ -215,17 +215,17 @@ def _device_seconds(inputs: ComparisonInputs, wanted: Callable[[str], bool]) -> 
     """Return seconds times devices of all jobs of a kind; none if any is unknown.
 
     A training that went on after a kill recorded its last part alone, and is
-    scaled to all of its updates.
+    scaled to all of its updates. One that had none left to make counts as the others do.
     """
     figures = [read_json(item.path) for item in inputs.perf if wanted(item.label)]
     if not figures or any("wall_seconds" not in row for row in figures):
         return None
-    total = 0.0
+    known = []
     for row in figures:
-        done = row.get("updates", 1) - row.get("resumed_from_update", 0)
-        share = max(1, done) / max(1, row.get("updates", 1))
-        total += row["wall_seconds"] * row.get("world_size", 1) / share
-    return total
+        made, before = row.get("updates", 1), row.get("resumed_from_update", 0)
+        if made:
+            known.append(row["wall_seconds"] * row.get("world_size", 1) * (made + before) / made)
+    return sum(known) * len(figures) / len(known) if known else None
 
 
 def describe(plan: Row) -> Sequence[str]:

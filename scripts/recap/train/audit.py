@@ -27,6 +27,7 @@ class MaskAudit:
         truncated: samples cut at the maximum length.
         mismatches: id and reason of each sample whose mask could not be built or is wrong.
         unsupervised: ids of samples with nothing to predict.
+        unseen: ids of samples whose picture comes after what the maximum length leaves.
     """
 
     tokens: int = 0
@@ -34,6 +35,7 @@ class MaskAudit:
     truncated: int = 0
     mismatches: list[tuple[str, str]] = field(default_factory=list)
     unsupervised: list[str] = field(default_factory=list)
+    unseen: list[str] = field(default_factory=list)
 
     @property
     def share(self) -> float:
@@ -77,6 +79,8 @@ def encode_training_set(
         audit.tokens += sum(token != IMAGE_TOKEN_INDEX for token in item.input_ids)
         audit.supervised += item.supervised
         audit.truncated += item.truncated
+        if sample.image is not None and not item.has_image:
+            audit.unseen.append(sample.id)
         if item.supervised == 0:
             audit.unsupervised.append(sample.id)
         encoded.append(item)
@@ -150,6 +154,11 @@ def require_sound_masks(
     listed = ", ".join(audit.unsupervised[:_MAX_LISTED])
     if audit.unsupervised:
         logger.warning("%d samples have no token to predict: %s", len(audit.unsupervised), listed)
+    if audit.unseen:
+        logger.warning(
+            "%d samples are trained on without their picture, which max_length cuts away: %s",
+            *(len(audit.unseen), ", ".join(audit.unseen[:_MAX_LISTED])),
+        )
     share = len(audit.unsupervised) / len(samples)
     book.require(
         "unsupervised_sample_share",

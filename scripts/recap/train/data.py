@@ -8,6 +8,7 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from stat import S_ISREG
 from typing import Any
 
 import torch
@@ -17,8 +18,10 @@ from torch.utils.data import Dataset
 from ..errors import RecapError
 from ..hashing import digest_json
 from ..io import read_json
+from ..mgm.conversation import IMAGE_TOKEN_INDEX
 
 _MAX_LISTED = 10
+_UNREADABLE = (OSError, ValueError, SyntaxError, Image.DecompressionBombError, RecapError)
 
 
 @dataclass(frozen=True)
@@ -29,11 +32,13 @@ class Sample:
         id: as in the file, turned into text.
         conversations: LLaVA turns.
         image: path of the image, None for a text-only sample.
+        image_bytes: size of that file.
     """
 
     id: str
     conversations: list[dict[str, Any]]
     image: Path | None
+    image_bytes: int = 0
 
     @property
     def words(self) -> int:
@@ -63,6 +68,11 @@ class EncodedSample:
     supervised: int
     truncated: bool
 
+    @property
+    def has_image(self) -> bool:
+        """Whether the image is within the maximum length."""
+        return IMAGE_TOKEN_INDEX in self.input_ids
+
 
 def read_training_set(path: Path, image_root: Path) -> list[Sample]:
     """Read a LLaVA JSON file.
@@ -78,7 +88,7 @@ def read_training_set(path: Path, image_root: Path) -> list[Sample]:
     samples = [
         _parse_entry(path, number, entry, image_root) for number, entry in enumerate(entries)
     ]
-    missing = [s for s in samples if s.image is not None and not s.image.is_file()]
+    missing = [s for s in samples if s.image is not None and s.image_bytes < 0]
     if missing:
         listed = ", ".join(f"{s.id} ({s.image})" for s in missing[:_MAX_LISTED])
         raise RecapError(
@@ -103,7 +113,17 @@ def _parse_entry(path: Path, number: int, entry: Any, root: Path) -> Sample:
         return Sample(identifier, turns, None)
     if not isinstance(image, str) or not image:
         raise RecapError(f"{where} (id {identifier}): `image` must be a path, found {image!r}")
-    return Sample(identifier, turns, _inside(root, image, f"{where} (id {identifier})"))
+    inside = _inside(root, image, f"{where} (id {identifier})")
+    return Sample(identifier, turns, inside, _size(inside))
+
+
+def _size(path: Path) -> int:
+    """Return a file's bytes, -1 where there is none."""
+    try:
+        found = path.stat()
+    except OSError:
+        return -1
+    return found.st_size if S_ISREG(found.st_mode) else -1
 
 
 def _inside(root: Path, image: str, where: str) -> Path:
@@ -134,17 +154,18 @@ class TrainingSet(Dataset[dict[str, Any]]):
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         sample, encoded = self._samples[index], self._encoded[index]
+        shown = sample.image if encoded.has_image else None
         return {
             "input_ids": encoded.input_ids,
             "labels": encoded.labels,
-            "image": None if sample.image is None else self._load(sample.id, sample.image),
+            "image": None if shown is None else self._load(sample.id, shown),
         }
 
     def _load(self, identifier: str, path: Path) -> torch.Tensor:
         try:
             with Image.open(path) as image:
                 return self._preprocess(image)
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        except _UNREADABLE as error:
             raise RecapError(
                 f"sample {identifier}: cannot read image {path} ({error}); repair the file or "
                 "leave the sample out of the training set"

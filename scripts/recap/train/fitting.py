@@ -189,7 +189,7 @@ def _slope(trainer: StageTrainer, run: Run) -> float:
     parts = [data.order[start : start + size] for start in range(0, len(data.order), size)]
     told = [part for part in parts if any(data.encoded[index].supervised for index in part)]
     if run.request.stage == "pretrain":
-        shown = [part for part in told if any(data.samples[i].image is not None for i in part)]
+        shown = [part for part in told if any(data.encoded[index].has_image for index in part)]
         told = shown or told
     batch = [data.dataset[index] for index in told[0]]
     inputs = to_device(trainer.data_collator(batch), run.args.device)

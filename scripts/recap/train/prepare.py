@@ -83,8 +83,7 @@ def prepare_data(request: StageRequest, world_size: int) -> PreparedData:
         ImagePreprocessor.from_parts(request.parts).pixels, aspect=settings.image_aspect_ratio
     )
     lengths = [
-        len(item.input_ids) + (image_tokens - 1 if sample.image else 0)
-        for sample, item in zip(samples, encoded, strict=True)
+        len(item.input_ids) + (image_tokens - 1 if item.has_image else 0) for item in encoded
     ]
     return PreparedData(
         samples=samples,

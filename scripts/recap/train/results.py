@@ -138,6 +138,7 @@ def _details(request: StageRequest, data: PreparedData, provenance: Provenance) 
         "plan": data.plan.with_micro_batch(provenance.execution.micro_batch).as_dict(),
         "execution": provenance.execution.as_dict(),
         "unsupervised_ids": data.audit.unsupervised,
+        "ids_without_their_picture": data.audit.unseen,
     }
     if request.stage == "finetune":
         details["stage2_data_hash"] = data_hash

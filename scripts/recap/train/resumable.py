@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.utils import broadcast_object_list
 from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import Trainer
@@ -60,7 +61,10 @@ class ResumableTrainer(Trainer):
             return None
         if self._saved_update != self.state.global_step:
             self._save_checkpoint(self.accelerator.unwrap_model(self.model), None)
-        return self._store.latest()
+        # As rank zero sees it: to another node its folder may still be unknown.
+        found = [self._store.latest() if self.args.should_save else None]
+        broadcast_object_list(found)
+        return found[0]
 
     def trainables(self) -> dict[str, nn.Parameter]:
         """Return the trained parameters by name, looked up once: a GPU waits for it."""

@@ -12,7 +12,8 @@ from typing import Any
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 
-from ..hashing import sha256_file
+from ..errors import GateError
+from ..hashing import digest_json, sha256_file
 from ..mgm.provenance import require_base
 from ..perf import PerfRecord
 from ..versions import STAGE_VERSIONS
@@ -112,7 +113,11 @@ def _train(run: Run, perf: PerfRecord) -> None:
         parts = RunParts(model, store, telemetry, tracker, probes)
         trainer, seconds = fit_in_memory(as_before(run, telemetry), parts, checkpoint)
     result = projector_hash(model)
-    _conclude(run, trainer, telemetry, start, result)
+    try:
+        _conclude(run, trainer, telemetry, start, result)
+    except GateError:
+        logger.error("a rerun goes on from %s; to train anew, remove that folder", store.folder)
+        raise
     if run.leads:
         book.write()
         provenance = Provenance(base, start, result, chosen)
@@ -159,6 +164,7 @@ def _open_store(run: Run) -> tuple[dict[str, str], StateStore]:
                 "conversation": request.parts.conversation,
                 "image_size_aux": request.parts.image_size_aux,
                 "image_root": str(request.image_root),
+                "image_bytes": digest_json([sample.image_bytes for sample in run.data.samples]),
             }
         ]
     broadcast_object_list(facts)

@@ -156,9 +156,23 @@ def test_hours_are_of_training_and_answers_of_both_arms(tmp_path: Path) -> None:
 
 
 def test_training_that_went_on_after_a_kill_is_counted_whole(tmp_path: Path) -> None:
-    folder = with_costs(tmp_path, updates=40, resumed_from_update=30)
+    folder = with_costs(tmp_path, updates=10, resumed_from_update=30)
     cost = plan_power(folder, 30.0, None, CompareSettings())["cost_of_a_run"]
     assert cost["training_hours"] == pytest.approx(4.0)
+
+
+def test_training_that_had_no_update_left_says_nothing_of_its_cost(tmp_path: Path) -> None:
+    folder = with_costs(tmp_path, updates=0, resumed_from_update=40)
+    assert plan_power(folder, 30.0, None, CompareSettings())["cost_of_a_run"] is None
+    path = folder / "compare/comparison_inputs.json"
+    document = json.loads(path.read_text())
+    first = next(job for job in document["perf"] if job["label"].startswith("finetune"))
+    first["path"] = str(folder / "whole.json")
+    whole = {"wall_seconds": 1800.0, "world_size": 2, "gpu": "H100", "updates": 40}
+    (folder / "whole.json").write_text(json.dumps(whole))
+    path.write_text(json.dumps(document))
+    cost = plan_power(folder, 30.0, None, CompareSettings())["cost_of_a_run"]
+    assert cost["training_hours"] == pytest.approx(1.0)
 
 
 def test_cost_that_was_not_recorded_is_not_made_up(tmp_path: Path) -> None:

@@ -90,6 +90,23 @@ def test_unreadable_image_is_an_error_and_never_another_sample(
         dataset[1]
 
 
+def test_a_picture_that_cannot_be_prepared_is_named(root: Path) -> None:
+    def refuse(image: Image.Image) -> torch.Tensor:
+        raise RecapError(f"a picture of {image.width} x {image.height} pixels is too elongated")
+
+    samples = read(root, {"id": "long", "conversations": TURNS, "image": "deep/a.png"})
+    dataset = TrainingSet(samples, [EncodedSample([-200], [-100], 0, False)], refuse)
+    with pytest.raises(RecapError, match=r"sample long: cannot read image .*a\.png.*elongated"):
+        dataset[0]
+
+
+def test_a_picture_behind_the_maximum_length_is_not_read(root: Path) -> None:
+    samples = read(root, {"id": "late", "conversations": TURNS, "image": "deep/a.png"})
+    (root / "deep/a.png").unlink()
+    dataset = TrainingSet(samples, [EncodedSample([2, 5], [-100, 5], 1, True)], torch.tensor)
+    assert dataset[0] == {"input_ids": [2, 5], "labels": [-100, 5], "image": None}
+
+
 def test_collator_pads_right_and_keeps_images_in_batch_order() -> None:
     images = [torch.full((3, 2, 2), float(value)) for value in (1, 2)]
     batch = Collator(pad_id=0)(

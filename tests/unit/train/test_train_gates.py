@@ -1,4 +1,5 @@
 import json
+import logging
 import math
 from pathlib import Path
 
@@ -7,6 +8,8 @@ import torch
 from torch import nn
 
 from recap.errors import GateError
+from recap.mgm.checkpoint import load_tokenizer
+from recap.mgm.conversation import IMAGE_TOKEN_INDEX, encode_sample
 from recap.train.audit import MaskAudit, check_mask, cut, encode_training_set, require_sound_masks
 from recap.train.consistency import slope_ratio
 from recap.train.data import Sample
@@ -165,8 +168,6 @@ def test_cut_counts_what_is_predicted() -> None:
 
 
 def audit_of(world, entries: list[tuple[str, str, str | None]], max_length: int = 200) -> MaskAudit:
-    from recap.mgm.checkpoint import load_tokenizer
-
     samples = [
         Sample(
             f"s{number}",
@@ -200,6 +201,27 @@ def test_the_audit_trips_on_answers_that_are_cut_away(world, book: GateBook) -> 
     assert audit.truncated == 1
     with pytest.raises(GateError, match=r"unsupervised_sample_share.*max_length.*s1"):
         require_sound_masks(book, audit, [SAMPLE] * 2, [9])
+
+
+def test_a_picture_that_is_cut_away_is_told(world, book: GateBook, caplog) -> None:
+    turns = [
+        {"from": "human", "value": "Name a color " * 10},
+        {"from": "gpt", "value": "red"},
+        {"from": "human", "value": "<image>\nAnd here?"},
+        {"from": "gpt", "value": "blue"},
+    ]
+    samples = [Sample("late", turns, Path("a.png"))]
+    tokenizer = load_tokenizer(world.parts.language_model)
+    ids, _ = encode_sample(turns, tokenizer, max_length=10_000)
+    before = ids.index(IMAGE_TOKEN_INDEX)
+    (item,), audit = encode_training_set(
+        samples, tokenizer, "gemma", max_length=63 + before, image_tokens=64
+    )
+    assert item.supervised and not item.has_image
+    assert audit.unseen == ["late"]
+    with caplog.at_level(logging.WARNING):
+        require_sound_masks(book, audit, samples, [item.supervised])
+    assert "without their picture, which max_length cuts away: late" in caplog.text
 
 
 @pytest.mark.parametrize(("supervised", "tokens"), [(0, 1000), (1000, 1000)])
