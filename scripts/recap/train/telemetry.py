@@ -60,7 +60,8 @@ class Telemetry:
             ``tokens_per_second`` (text and image, padding apart), ``loading_seconds``
             (waited for inputs), ``communication_seconds`` (for other ranks), ``memory_mib``
             (peak so far: reserved on a GPU, resident on a CPU) and
-            ``micro_batch_size``, as rank zero saw them.
+            ``micro_batch_size`` (and ``micro_batch_asked``, before memory ran out), as rank zero
+            saw them.
         held_out: ``step``, ``style``, ``samples``, ``supervised_tokens``, ``loss``
             (mean over those tokens) and ``ids_sha256`` of each evaluation.
     """

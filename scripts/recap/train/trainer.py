@@ -241,8 +241,7 @@ class StageTrainer(ResumableTrainer):
         """
         if self.args.world_size > 1:
             self.gates.require_equal_ranks(equal_over_ranks(self.trainables().values()))
-        row = self._pending
-        row["learning_rate"] = float(self._get_learning_rate())
+        row = self._pending | {"learning_rate": float(self._get_learning_rate())}
         keys = ("step", "loss", "grad_norm", "learning_rate", "supervised_tokens", "samples")
         self._telemetry.append({key: row[key] for key in keys})
         positions = self._data.positions_of_update[row["step"] - 1]

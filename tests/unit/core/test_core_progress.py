@@ -241,7 +241,9 @@ def test_status_of_a_stopped_experiment(project):
     assert status.stage_status("caption_shard", names) == status.StageStatus(
         "caption_shard", 2, 4, "15.00 images/s", pytest.approx(30, abs=0.1)
     )
-    write(base / "perf/pretrain/a.seed1.json", perf(5, 10))
+    whole = json.loads(perf(5, 10)) | {"updates": 14, "resumed_from_update": 8}
+    write(base / "perf/pretrain/a.seed1.json", json.dumps(whole))
+    write(base / "state/pretrain/a.seed1/run-1/telemetry.jsonl", "{}\n" * 22)  # until stage 2
     write(base / "state/pretrain/a.seed2/run-1/telemetry.jsonl", "{}\n" * 7, age=20)
     write(base / "state/predict/a.seed1.vqa/3_0.x.jsonl", "{}\n" * 5)
     write(base / "perf/predict_shard/a.seed1.vqa.3_0.json", perf(5, 4))
@@ -251,6 +253,7 @@ def test_status_of_a_stopped_experiment(project):
     text = status.describe("demo", {"caption_shard": names, "report": ["report.html"]})
     assert "Experiment demo: not running here, 2 of 5 results" in text
     assert "pretrain a.seed2: 7 updates of 22, last written 20 s ago" in text
+    assert "pretrain a.seed1" not in text
     assert "predict a.seed2.vqa: 4 answers" in text
     assert "predict a.seed1.vqa" not in text
     assert "logs/demo/finetune/a.log" in text
