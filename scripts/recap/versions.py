@@ -9,7 +9,7 @@ STAGE_VERSIONS: dict[str, int] = {
     "world": 1,
     "models": 2,
     "preflight": 1,
-    "validate": 1,
+    "validate": 2,
     "split": 1,
     "measure": 2,
     "select": 1,

@@ -120,11 +120,15 @@ _INSTALLED: list[Prepare] = []
 
 def _install(prepare: Prepare) -> None:
     _INSTALLED[:] = [prepare]
+    end_with_parent()
+
+
+def end_with_parent() -> None:
+    """Make this worker end when its parent is killed; waiting for work, it would never notice."""
     Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
 
 
 def _end_with(parent: int) -> None:
-    """End this worker when its parent was killed; waiting for work, it would never notice."""
     while os.getppid() == parent:
         time.sleep(_WATCH_SECONDS)
     os._exit(1)
