@@ -14,7 +14,7 @@ from pathlib import Path
 from threading import Thread
 from typing import TYPE_CHECKING, Any
 
-from ..errors import RecapError
+from ..errors import VALIDATE_AGAIN, RecapError
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -94,8 +94,7 @@ def decode(source: Source, data: bytes | None = None) -> "Image":
             return rotated.convert("RGB")
     except Exception as error:  # decoders raise many types, SyntaxError among them
         raise RecapError(
-            f"id {source.owner!r}: cannot decode {source.path}: {error}; "
-            "run validate_corpus.py again"
+            f"id {source.owner!r}: cannot decode {source.path}: {error}; {VALIDATE_AGAIN}"
         ) from error
 
 

@@ -15,7 +15,9 @@ from PIL import Image, PngImagePlugin
 from recap.curate.ahead import Source, decode
 from recap.curate.images import check_image
 from recap.curate.sizes import image_size
+from recap.curate.validate import validate_corpus
 from recap.errors import RecapError
+from recap.io import write_jsonl
 from recap.settings import MOST_IMAGE_PIXELS, ValidateSettings
 
 SCRIPTS = Path(__file__).parents[3] / "scripts"
@@ -46,7 +48,7 @@ BROKEN = {
 @pytest.mark.parametrize("name", BROKEN)
 def test_what_later_readers_refuse_is_rejected(tmp_path, name):
     Image.new("RGB", (60, 40)).save(tmp_path / name, **BROKEN[name])
-    with pytest.raises(RecapError, match="cannot decode"):
+    with pytest.raises(RecapError, match=r"cannot decode .*--forcerun validate_corpus"):
         decode(Source(tmp_path / name, "1"))
     problem = check_image(tmp_path, name, LIMIT)
     assert problem is not None and problem.reason == "image-corrupt"
@@ -103,3 +105,21 @@ def test_workers_end_with_a_killed_validation(tmp_path):
     while status.exists() and ") Z " not in status.read_text():
         assert time.monotonic() < deadline
         time.sleep(0.2)
+
+
+@pytest.mark.parametrize(("name", "told"), [("a.png", False), ("gone.png", True)])
+def test_the_log_says_what_to_force_after_mending_a_picture(tmp_path, caplog, name, told):
+    Image.new("RGB", (60, 40)).save(tmp_path / "a.png")
+    text = "<__dj__image>\na cat <|__dj__eoc|>"
+    rows = [{"id": str(i), "text": text, "images": [n]} for i, n in enumerate(("a.png", name))]
+    write_jsonl(tmp_path / "raw.jsonl", rows)
+    validate_corpus(
+        tmp_path / "raw.jsonl",
+        expected_records=2,
+        settings=ValidateSettings(max_reject_share=0.5),
+        threads=1,
+        out=tmp_path / "out.jsonl",
+        rejects=tmp_path / "rejects.jsonl",
+        report=tmp_path / "report.json",
+    )
+    assert ("--forcerun validate_corpus" in caplog.text) is told
