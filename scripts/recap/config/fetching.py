@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from shlex import quote
 from typing import TypeVar
 
 from ..errors import RecapError
@@ -116,7 +117,7 @@ class FetchWiring:
     def local_lock(self, name: str) -> str:
         """Return the flag that names the lock sheet; the code's own models need none."""
         micro = self._experiment.models[name].source == "micro"
-        return "" if micro else f"--lock {self._config.sheets.model_locks}"
+        return "" if micro else f"--lock {quote(self._config.sheets.model_locks)}"
 
     # data
 
@@ -158,7 +159,7 @@ class FetchWiring:
 
     def import_lock(self, path: str) -> str:
         """Return the flag that names the lock sheet; what was fetched is verified already."""
-        return "" if self._is_fetched(path) else f"--lock {self._config.sheets.data_locks}"
+        return "" if self._is_fetched(path) else f"--lock {quote(self._config.sheets.data_locks)}"
 
     def brought_in(self) -> list[dict[str, str]]:
         """Return name, licence and manifest of every model and file that is from outside."""
