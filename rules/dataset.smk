@@ -138,7 +138,7 @@ rule convert_llava:
         runtime=minutes(COMPUTE.runtime_minutes),
     params:
         image_root=lambda wildcards: WIRING.image_root(corpus_row(wildcards)),
-        original=lambda wildcards, input: (f"--original {input.original}" if input.original else ""),
+        original=lambda wildcards, input: range_flag("--original", input.original),
         stage_version=STAGE_VERSIONS["dataset"],
     shell:
         """

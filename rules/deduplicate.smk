@@ -46,12 +46,13 @@ rule decide_duplicates:
         mem_mb=megabytes(COMPUTE.cpu_mem_mb),
         runtime=minutes(COMPUTE.runtime_minutes),
     params:
+        hashes=lambda wildcards, input: shard_range(input.hashes),
         operators=lambda wildcards: as_json(step_operators(wildcards)),
         stage_version=STAGE_VERSIONS["deduplicate"],
     shell:
         """
         python scripts/decide_duplicates.py \
-            --hashes {input.hashes:q} \
+            --hashes {params.hashes:q} \
             --operators {params.operators:q} \
             --out {output.duplicates:q} \
             --report {output.report:q} \

@@ -30,7 +30,7 @@ rule build_gallery:
         captions=lambda wildcards, input: range_flag("--captions", input.captions),
         decisions=lambda wildcards, input: shard_range(input.decisions),
         similarity=lambda wildcards, input: range_flag("--similarity", input.similarity),
-        truth=lambda wildcards, input: (f"--truth {input.truth}" if input.truth else ""),
+        truth=lambda wildcards, input: range_flag("--truth", input.truth),
         held_out=lambda wildcards, input: (f"--held-out {input.held_out}" if input.held_out else ""),
         size=SETTINGS.report.gallery_size,
         seed=SETTINGS.compare.seed,

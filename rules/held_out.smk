@@ -48,7 +48,7 @@ rule convert_held_out:
     params:
         records=lambda wildcards, input: shard_range(input.records),
         captions=lambda wildcards, input: range_flag("--captions", input.captions),
-        original=lambda wildcards, input: (f"--original {input.original}" if input.original else ""),
+        original=lambda wildcards, input: range_flag("--original", input.original),
         image_root=lambda wildcards: HELD_OUT.image_root(),
         stage_version=STAGE_VERSIONS["dataset"],
     shell:

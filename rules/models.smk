@@ -57,6 +57,8 @@ rule fetch_model:
     resources:
         mem_mb=megabytes(COMPUTE.cpu_mem_mb),
         runtime=minutes(COMPUTE.runtime_minutes),
+        # No parameter: a further source makes nothing due that was fetched.
+        alternatives=lambda wildcards: FETCHING.model_alternatives(wildcards.model),
     params:
         folder=subpath(output.manifest, parent=True),
         request=lambda wildcards: FETCHING.model(wildcards.model),
@@ -67,6 +69,7 @@ rule fetch_model:
         """
         python scripts/fetch_files.py \
             --request {params.request:q} \
+            --alternatives {resources.alternatives:q} \
             --lock {params.lock:q} \
             --data-root {params.data_root:q} \
             --out {params.folder:q} \
@@ -88,6 +91,8 @@ rule fetch_benchmark:
     resources:
         mem_mb=megabytes(COMPUTE.cpu_mem_mb),
         runtime=minutes(COMPUTE.runtime_minutes),
+        # No parameter: a further source makes nothing due that was fetched.
+        alternatives=lambda wildcards: FETCHING.data_alternatives(wildcards.dataset),
     params:
         folder=subpath(output.manifest, parent=True),
         request=lambda wildcards: FETCHING.data(wildcards.dataset),
@@ -98,6 +103,7 @@ rule fetch_benchmark:
         """
         python scripts/fetch_files.py \
             --request {params.request:q} \
+            --alternatives {resources.alternatives:q} \
             --lock {params.lock:q} \
             --data-root {params.data_root:q} \
             --out {params.folder:q} \

@@ -23,9 +23,7 @@ rule measure_quality:
         mem_mb=megabytes(COMPUTE.cpu_mem_mb),
         runtime=minutes(COMPUTE.runtime_minutes),
     params:
-        similarity=lambda wildcards, input: (
-            f"--similarity {input.similarity}" if input.similarity else ""
-        ),
+        similarity=lambda wildcards, input: range_flag("--similarity", input.similarity),
         settings=as_json(SETTINGS.quality),
         stage_version=STAGE_VERSIONS["quality"],
     shell:
@@ -70,13 +68,9 @@ rule compare_quality:
         runtime=minutes(COMPUTE.runtime_minutes),
     params:
         reference=WIRING.quality_reference(),
-        similarity=lambda wildcards, input: (
-            f"--similarity {input.similarity}" if input.similarity else ""
-        ),
-        reference_similarity=lambda wildcards, input: (
-            f"--reference-similarity {input.reference_similarity}"
-            if input.reference_similarity
-            else ""
+        similarity=lambda wildcards, input: range_flag("--similarity", input.similarity),
+        reference_similarity=lambda wildcards, input: range_flag(
+            "--reference-similarity", input.reference_similarity
         ),
         settings=as_json(SETTINGS.quality),
         stage_version=STAGE_VERSIONS["quality"],

@@ -3,7 +3,7 @@
 import argparse
 import os
 
-from recap.cli import make_parser, parse_settings, run_cli
+from recap.cli import load_settings, make_parser, parse_settings, run_cli
 
 
 def parser() -> argparse.ArgumentParser:
@@ -15,6 +15,11 @@ def parser() -> argparse.ArgumentParser:
         '["modelscope:NAMESPACE/NAME@REVISION"]}]}\'',
     )
     p.add_argument("--request", required=True, help="what to fetch, as JSON or a file's path")
+    p.add_argument(
+        "--alternatives",
+        default="{}",
+        help="further sources, looked at last, as JSON: part to sources (default: none)",
+    )
     p.add_argument("--lock", required=True, help="lock sheet: sizes and hashes of the files")
     p.add_argument("--out", required=True, help="folder of the files")
     p.add_argument("--data-root", default="data", help="folder of data placed by hand")
@@ -48,7 +53,9 @@ def main(args: argparse.Namespace) -> None:
         mirror=Path(args.mirror) if args.mirror else None,
         offline=args.offline,
     )
-    fetch_item(parse_settings(FetchRequest, args.request, "--request"), args.out, options)
+    request = parse_settings(FetchRequest, args.request, "--request")
+    request = request.with_alternatives(load_settings(args.alternatives))
+    fetch_item(request, args.out, options)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,8 @@ def parser() -> argparse.ArgumentParser:
 
 def main(args: argparse.Namespace) -> None:
     """Run the experiment that the arguments describe."""
-    from recap.launch import own_corpus_experiment, run_experiment
+    from recap.launch import run_experiment
+    from recap.own_corpus import own_corpus_experiment
 
     experiment = args.experiment
     if args.corpus:

@@ -7,6 +7,9 @@ EXIT_BAD_INPUT = 2
 EXIT_GATE_FAILED = 3
 EXIT_STOPPED = 130  # as a shell reports a program that Ctrl-C ended
 
+# Pictures are no inputs of any rule, so that mending one makes nothing due by itself.
+VALIDATE_AGAIN = "validate the corpus again: run Snakemake with `--forcerun validate_corpus`"
+
 
 class RecapError(Exception):
     """Bad input or configuration: the message says what, where, and what to do.

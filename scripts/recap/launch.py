@@ -12,60 +12,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import yaml
-
 from .errors import RecapError, StoppedByUserError
-from .io import write_text
 from .progress import ProgressPrinter
 
 logger = logging.getLogger(__name__)
 
-LOCAL_EXPERIMENTS = Path("config/local")
 RUN_LOCK = Path(".snakemake/recap.lock")
 RUN_LOG = Path(".snakemake/recap.log")
 _POLL_SECONDS = 0.5
-
-
-def own_corpus_experiment(corpus: str, original: str, base: str = "demo") -> str:
-    """Write an experiment that runs the demo's models on a corpus of the user's.
-
-    Args:
-        corpus: Data-Juicer JSONL; image paths are relative to its folder.
-        original: LLaVA JSON with each id's question, or empty.
-        base: the experiment that all else is taken from, such as arms, seeds and questions.
-
-    Returns:
-        The experiment's name; its file is below ``config/local``.
-
-    Raises:
-        RecapError: if a file is missing or the corpus is empty.
-    """
-    path = Path(corpus)
-    for given in filter(None, (corpus, original)):
-        if not Path(given).is_file():
-            raise RecapError(f"{given} does not exist; pass CORPUS=records.jsonl")
-    with path.open("rb") as stream:
-        records = sum(1 for line in stream if line.strip())
-    if not records:
-        raise RecapError(f"{path} holds no record")
-    name = "own_" + re.sub(r"[^a-z0-9]+", "_", path.stem.lower()).strip("_")
-    row = {
-        "source": "local",
-        "root": str(path.parent),
-        "jsonl": path.name,
-        "original": os.path.relpath(original, path.parent) if original else "",
-        "records": records,
-    }
-    document = {
-        "extends": base,
-        "title": f"Demo models on {path.name}",
-        "corpus": name,
-        "corpora": {name: row},
-        "curate": {"shard_size": max(1, -(-records // 4))},
-    }
-    header = f"# Written by `make demo CORPUS={corpus}`; copy it to keep your changes.\n"
-    write_text(LOCAL_EXPERIMENTS / f"{name}.yaml", header + yaml.safe_dump(document))
-    return name
 
 
 @contextmanager

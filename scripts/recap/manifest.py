@@ -1,7 +1,9 @@
 """The manifest beside every result: what it was made from, by what, how much.
 
 Everything outside ``volatile`` is a function of inputs, settings and code, so
-two manifests of the same work are equal there.
+two manifests of the same work are equal there. Manifests that are inputs of
+rules themselves, those of models and data brought in, have no such part: the
+same files, fetched again, are the same bytes to Snakemake.
 """
 
 import platform
@@ -57,7 +59,7 @@ def write_manifest(
     outputs: Mapping[str, str | Path],
     settings: Mapping[str, Any],
     counts: Mapping[str, int],
-    started: float,
+    started: float | None,
     seed: int | None = None,
     details: Mapping[str, Any] | None = None,
     root: str | Path | None = None,
@@ -72,7 +74,7 @@ def write_manifest(
         outputs: name to file; hashed, so write them first.
         settings: the resolved settings the result depends on.
         counts: how many records, tensors, questions went in and came out.
-        started: ``time.time()`` when the work began.
+        started: ``time.time()`` when the work began; none leaves ``volatile`` out.
         seed: the random seed, where one was used.
         details: further facts, for instance model fingerprints.
         root: folder that the outputs' paths are written relative to, for a result
@@ -87,14 +89,15 @@ def write_manifest(
         "inputs": describe_files(inputs),
         "outputs": describe_files(outputs, root),
         "details": dict(details or {}),
-        "volatile": {
+    }
+    if started is not None:
+        document["volatile"] = {
             **code_state(),
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
             "wall_seconds": round(time.time() - started, 3),
             "host": platform.node(),
             "python": platform.python_version(),
-        },
-    }
+        }
     write_json(path, document)
 
 

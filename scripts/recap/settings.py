@@ -40,6 +40,10 @@ def explain(error: ValidationError) -> str:
     return "; ".join(lines)
 
 
+# Above twice `PIL.Image.MAX_IMAGE_PIXELS` Pillow takes a file for a decompression bomb.
+MOST_IMAGE_PIXELS = 178_956_970
+
+
 class ValidateSettings(Settings):
     """Which raw records are fit to enter the pipeline."""
 
@@ -51,7 +55,11 @@ class ValidateSettings(Settings):
     )
     max_line_bytes: int = Field(4_194_304, ge=1024, description="longest line in bytes")
     max_image_pixels: int = Field(
-        67_108_864, ge=1, description="largest image in pixels, read from its header"
+        67_108_864,
+        ge=1,
+        le=MOST_IMAGE_PIXELS,
+        description="largest image in pixels, read from its header; above 178,956,970 Pillow, and "
+        "with it every later reader, refuses an image",
     )
 
 

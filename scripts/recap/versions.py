@@ -7,9 +7,9 @@ stage's number is part of its rules' ``params``: raise it when the stage's
 
 STAGE_VERSIONS: dict[str, int] = {
     "world": 1,
-    "models": 2,
+    "models": 3,
     "preflight": 1,
-    "validate": 1,
+    "validate": 2,
     "split": 1,
     "measure": 2,
     "select": 1,

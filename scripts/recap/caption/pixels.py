@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from ..curate.ahead import Source, decode
 from ..curate.pixels import Pixels
 from ..decoding import Chunk, chunk_loader
-from ..errors import RecapError
+from ..errors import VALIDATE_AGAIN, RecapError
 from ..hashing import sha256_bytes
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def read_image(record_id: str, path: Path) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise RecapError(
-            f"id {record_id!r}: cannot read {path}: {error}; run validate_corpus.py again"
+            f"id {record_id!r}: cannot read {path}: {error}; {VALIDATE_AGAIN}"
         ) from error
 
 

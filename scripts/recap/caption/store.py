@@ -7,8 +7,10 @@ its unfinished batch. Rows carry a digest that is checked on every read. Segment
 jobs long gone can be merged into one (``merge_caption_store.py``).
 """
 
+import errno
 import json
 import logging
+import math
 import os
 import platform
 import time
@@ -20,6 +22,11 @@ from ..hashing import sha256_bytes
 from ..io import atomic_path, write_json
 
 logger = logging.getLogger(__name__)
+
+# What a file is to its reader that was deleted on this machine, or on another one over NFS.
+_GONE = (errno.ENOENT, errno.ESTALE)
+# NFS may show a folder for a minute as it was.
+_READS, _WAIT_SECONDS = 100, 1.0
 
 
 class CaptionStore:
@@ -84,26 +91,42 @@ class CaptionStore:
             The number of segments merged.
         """
         before = time.time() - 3600 * older_than_hours
-        old = [
-            path
-            for path in sorted(self._segments.glob("*.jsonl"))
-            if path.stat().st_mtime <= before
-        ]
+        old = [path for path in self._listed() if _written(path) <= before]
         if len(old) < 2:
             return 0
-        rows = self._rows(old)
+        try:
+            rows = self._read_all(old)
+        except OSError as error:
+            if error.errno not in _GONE:
+                raise
+            logger.warning("%s: another merge is at work; nothing merged", self._segments)
+            return 0
         text = "".join(self._line(image, rows[image]) for image in sorted(rows))
         merged = self._segments / f"merged-{sha256_bytes(text.encode('utf-8'))[:16]}.jsonl"
         with atomic_path(merged) as temporary:
             Path(temporary).write_text(text, encoding="utf-8")
         for path in old:
             if path != merged:
-                path.unlink()
+                path.unlink(missing_ok=True)
         return len(old)
 
-    def _rows(self, segments: Iterable[Path] | None = None) -> dict[str, list[str]]:
+    def _listed(self) -> list[Path]:
+        return sorted(self._segments.glob("*.jsonl"))
+
+    def _rows(self) -> dict[str, list[str]]:
+        for left in reversed(range(_READS)):
+            try:
+                return self._read_all(self._listed())
+            except OSError as error:
+                # Merged meanwhile into a segment that the list lacks: listed anew, it has it.
+                if error.errno not in _GONE or not left:
+                    raise
+                time.sleep(_WAIT_SECONDS)
+        raise AssertionError("the last read neither ended nor failed")
+
+    def _read_all(self, segments: Iterable[Path]) -> dict[str, list[str]]:
         rows: dict[str, list[str]] = {}
-        for segment in sorted(self._segments.glob("*.jsonl")) if segments is None else segments:
+        for segment in segments:
             for image, captions in self._read(segment):
                 rows[image] = min(captions, rows.get(image, captions))
         return rows
@@ -144,3 +167,13 @@ class CaptionStore:
 
     def _check(self, image: str, captions: Sequence[str]) -> str:
         return sha256_bytes("\x1f".join((self._fingerprint, image, *captions)).encode("utf-8"))
+
+
+def _written(segment: Path) -> float:
+    """Return when a segment was last written to; never old where another merge took it."""
+    try:
+        return segment.stat().st_mtime
+    except OSError as error:
+        if error.errno not in _GONE:
+            raise
+        return math.inf

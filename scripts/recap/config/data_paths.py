@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from ..fetch.files import model_files
@@ -84,9 +85,9 @@ class DataPaths:
         base = self.experiment.base_model
         return " ".join(
             (
-                f"--language-model {self.experiment.model_dir(base.language_model)}",
-                f"--clip {self.experiment.model_dir(base.clip)}",
-                f"--convnext {self.experiment.model_dir(base.convnext)}",
+                f"--language-model {quote(self.experiment.model_dir(base.language_model))}",
+                f"--clip {quote(self.experiment.model_dir(base.clip))}",
+                f"--convnext {quote(self.experiment.model_dir(base.convnext))}",
                 f"--image-size-aux {base.image_size_aux}",
                 f"--image-grid {base.image_grid}",
                 *(["--image-global"] if base.image_global else []),

@@ -2,6 +2,8 @@
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from shlex import quote
+from typing import TypeVar
 
 from ..errors import RecapError
 from ..fetch.request import FetchRequest, Part
@@ -13,6 +15,7 @@ from .wiring import NO_RECIPE, Wiring
 MODELS = "resources/models"
 DATA = "resources/data"
 DataRow = CorpusRow | InstructionsRow | BenchmarkRow
+AnyRow = TypeVar("AnyRow", ModelRow, DownloadRow)
 
 
 def model_request(name: str, row: ModelRow) -> FetchRequest:
@@ -21,7 +24,7 @@ def model_request(name: str, row: ModelRow) -> FetchRequest:
     return FetchRequest(
         name=name,
         kind="model",
-        parts=[Part(name=name, sources=_sources(row, by_hand, "modelscope"), **_common(row))],
+        parts=[Part(name=name, sources=_sources(row, by_hand, "modelscope"), files=_wanted(row))],
     )
 
 
@@ -33,7 +36,7 @@ def data_request(folder: str, downloads: Mapping[str, DownloadRow]) -> FetchRequ
             target=row.target,
             sources=_sources(row, f"{folder}/{row.target}".rstrip("/"), "modelscope-dataset"),
             unpack=row.unpack,
-            **_common(row),
+            files=_wanted(row),
         )
         for name, row in downloads.items()
         if row.folder == folder
@@ -76,9 +79,12 @@ def _sources(row: ModelRow | DownloadRow, by_hand: str, repository: str) -> list
     return list(dict.fromkeys(filter(None, sources)))
 
 
-def _common(row: SourcedRow) -> dict[str, object]:
-    files = [pattern.strip() for pattern in row.files.split(",") if pattern.strip()]
-    return {"files": files, "licence": row.licence}
+def _own_sources(row: AnyRow) -> AnyRow:
+    return row.model_copy(update={"alternatives": ""})
+
+
+def _wanted(row: SourcedRow) -> list[str]:
+    return [pattern.strip() for pattern in row.files.split(",") if pattern.strip()]
 
 
 class FetchWiring:
@@ -101,13 +107,17 @@ class FetchWiring:
         return _pattern(name for name, row in rows.items() if row.in_place)
 
     def model(self, name: str) -> str:
-        """Return the request for a model as JSON."""
-        return as_json(model_request(name, self._experiment.models[name]))
+        """Return the request for a model as JSON, alternatives apart."""
+        return as_json(model_request(name, _own_sources(self._experiment.models[name])))
+
+    def model_alternatives(self, name: str) -> str:
+        """Return further sources of a model as JSON; they decide nothing about its files."""
+        return as_json({name: self._experiment.models[name].alternatives.split()})
 
     def local_lock(self, name: str) -> str:
         """Return the flag that names the lock sheet; the code's own models need none."""
         micro = self._experiment.models[name].source == "micro"
-        return "" if micro else f"--lock {self._config.sheets.model_locks}"
+        return "" if micro else f"--lock {quote(self._config.sheets.model_locks)}"
 
     # data
 
@@ -123,8 +133,14 @@ class FetchWiring:
         return _pattern(name for name in self._folders(rows) if name not in others)
 
     def data(self, folder: str) -> str:
-        """Return the request for a data set as JSON."""
-        return as_json(data_request(folder, self._experiment.downloads))
+        """Return the request for a data set as JSON, alternatives apart."""
+        rows = self._experiment.downloads.items()
+        return as_json(data_request(folder, {name: _own_sources(row) for name, row in rows}))
+
+    def data_alternatives(self, folder: str) -> str:
+        """Return further sources of a data set's rows as JSON; see ``model_alternatives``."""
+        rows = self._experiment.downloads.items()
+        return as_json({n: row.alternatives.split() for n, row in rows if row.folder == folder})
 
     def import_input(self, path: str) -> list[str]:
         """Return what an imported file depends on.
@@ -143,7 +159,7 @@ class FetchWiring:
 
     def import_lock(self, path: str) -> str:
         """Return the flag that names the lock sheet; what was fetched is verified already."""
-        return "" if self._is_fetched(path) else f"--lock {self._config.sheets.data_locks}"
+        return "" if self._is_fetched(path) else f"--lock {quote(self._config.sheets.data_locks)}"
 
     def brought_in(self) -> list[dict[str, str]]:
         """Return name, licence and manifest of every model and file that is from outside."""

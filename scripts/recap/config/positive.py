@@ -1,6 +1,7 @@
 """Paths and values that the rules of positive controls need."""
 
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from .data_paths import as_json
@@ -50,7 +51,7 @@ class PositiveControlWiring:
     def tower_flags(self) -> str:
         """Return the flags that name the towers' folders."""
         base, folder = self._experiment.base_model, self._experiment.model_dir
-        return f"--clip {folder(base.clip)} --convnext {folder(base.convnext)}"
+        return f"--clip {quote(folder(base.clip))} --convnext {quote(folder(base.convnext))}"
 
     def model_folder(self, model: str) -> str:
         """Return the folder of a released model's files."""

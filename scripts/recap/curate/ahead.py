@@ -14,7 +14,7 @@ from pathlib import Path
 from threading import Thread
 from typing import TYPE_CHECKING, Any
 
-from ..errors import RecapError
+from ..errors import VALIDATE_AGAIN, RecapError
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -94,8 +94,7 @@ def decode(source: Source, data: bytes | None = None) -> "Image":
             return rotated.convert("RGB")
     except Exception as error:  # decoders raise many types, SyntaxError among them
         raise RecapError(
-            f"id {source.owner!r}: cannot decode {source.path}: {error}; "
-            "run validate_corpus.py again"
+            f"id {source.owner!r}: cannot decode {source.path}: {error}; {VALIDATE_AGAIN}"
         ) from error
 
 
@@ -120,11 +119,15 @@ _INSTALLED: list[Prepare] = []
 
 def _install(prepare: Prepare) -> None:
     _INSTALLED[:] = [prepare]
+    end_with_parent()
+
+
+def end_with_parent() -> None:
+    """Make this worker end when its parent is killed; waiting for work, it would never notice."""
     Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
 
 
 def _end_with(parent: int) -> None:
-    """End this worker when its parent was killed; waiting for work, it would never notice."""
     while os.getppid() == parent:
         time.sleep(_WATCH_SECONDS)
     os._exit(1)

@@ -102,12 +102,14 @@ def split_instructions(
         held_out: what was drawn, in the order of the source.
 
     Raises:
-        RecapError: if one side would be empty.
+        RecapError: for a malformed file or entry, or if one side would be empty.
     """
     samples = read_json(source)
+    if not isinstance(samples, list):
+        raise RecapError(f"{source} must hold a JSON list of LLaVA samples")
     groups: dict[str, list[int]] = {}
     for index, sample in enumerate(samples):
-        groups.setdefault(str(sample.get("image") or sample["id"]), []).append(index)
+        groups.setdefault(_group(sample, f"{source}, entry {index}"), []).append(index)
     chosen: set[int] = set()
     for key in _first(groups, seed):
         if len(chosen) + len(groups[key]) <= size:
@@ -119,6 +121,14 @@ def split_instructions(
         )
     _write(train, (s for i, s in enumerate(samples) if i not in chosen))
     _write(held_out, (s for i, s in enumerate(samples) if i in chosen))
+
+
+def _group(sample: Any, where: str) -> str:
+    """Return what is held out or trained on as a whole: a picture, or a sample without one."""
+    key = (sample.get("image") or sample.get("id")) if isinstance(sample, dict) else None
+    if not isinstance(key, (str, int)):
+        raise RecapError(f"{where}: expected an object with a path as `image`, or an `id`")
+    return str(key)
 
 
 def _first(keys: Iterable[str], seed: int) -> list[str]:

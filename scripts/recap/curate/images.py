@@ -8,6 +8,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..settings import MOST_IMAGE_PIXELS
+from .ahead import end_with_parent
+
 # Formats that PIL decodes in-process; others may start outside programs.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
 _PNG = b"\x89PNG\r\n\x1a\n"
@@ -50,7 +53,7 @@ def check_image(root: Path, relative: str, max_pixels: int) -> Problem | None:
 
 
 def _decode(path: Path, relative: str, max_pixels: int) -> Problem | None:
-    from PIL import Image, UnidentifiedImageError
+    from PIL import Image, ImageOps, UnidentifiedImageError
 
     with _strict_pil():
         try:
@@ -61,20 +64,28 @@ def _decode(path: Path, relative: str, max_pixels: int) -> Problem | None:
             if problem := _too_large(relative, *image.size, max_pixels):
                 return problem
             try:
-                image.convert("RGB").load()
+                # As every later reader does: broken EXIF data would stop each of them.
+                ImageOps.exif_transpose(image).convert("RGB").load()
             except Exception as error:  # decoders raise many types, SyntaxError among them
-                slug = "image-truncated" if "truncated" in str(error) else "image-corrupt"
-                return Problem(slug, f"{relative}: {error}", "fetch the file again")
+                return _broken(relative, error)
     return None
+
+
+def _broken(relative: str, error: Exception) -> Problem:
+    if "truncated" in str(error):
+        return Problem("image-truncated", f"{relative}: {error}", "fetch the file again")
+    fix = "fetch the file again, or save it anew without its metadata"
+    return Problem("image-corrupt", f"{relative}: {type(error).__name__}: {error}", fix)
 
 
 def _too_large(relative: str, width: int, height: int, max_pixels: int) -> Problem | None:
     if width * height <= max_pixels:
         return None
+    raisable = width * height <= MOST_IMAGE_PIXELS
     return Problem(
         "image-too-large",
         f"{relative} is {width} x {height}, above {max_pixels} pixels",
-        "shrink the file, or raise max_image_pixels",
+        "shrink the file" + (", or raise max_image_pixels" if raisable else ""),
     )
 
 
@@ -119,7 +130,7 @@ class ImageChecker:
         self._root = Path(root).resolve()
         self._max_pixels = max_pixels
         self._threads = max(1, threads)
-        self._pool = ProcessPoolExecutor(self._threads)
+        self._pool = _processes(self._threads)
 
     def __enter__(self) -> "ImageChecker":
         """Return the checker itself."""
@@ -136,7 +147,7 @@ class ImageChecker:
             return self._map(self._pool, wanted)
         except BrokenExecutor:
             self._pool.shutdown()
-            self._pool = ProcessPoolExecutor(self._threads)
+            self._pool = _processes(self._threads)
             return [self._check_alone(path) for path in wanted]
 
     def _map(self, pool: ProcessPoolExecutor, paths: list[str]) -> list[Problem | None]:
@@ -147,7 +158,11 @@ class ImageChecker:
 
     def _check_alone(self, path: str) -> Problem | None:
         try:
-            with ProcessPoolExecutor(1) as pool:
+            with _processes(1) as pool:
                 return self._map(pool, [path])[0]
         except BrokenExecutor:
             return Problem("image-corrupt", f"{path} kills the decoder", "fetch the file again")
+
+
+def _processes(count: int) -> ProcessPoolExecutor:
+    return ProcessPoolExecutor(count, initializer=end_with_parent)

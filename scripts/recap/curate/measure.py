@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import RecapError
+from ..errors import VALIDATE_AGAIN, RecapError
 from ..perf import PerfRecord
 from ..startup import TRANSFORMERS, load_libraries
 from .juicer import compute_statistics, decodes_images, load_filter, load_image
@@ -222,6 +222,6 @@ def _contexts(
         except Exception as error:
             raise RecapError(
                 f"id {row['id']!r}: cannot read {', '.join(row['images'])}: {error}; "
-                "run validate_corpus.py again"
+                f"{VALIDATE_AGAIN}"
             ) from error
     return contexts

@@ -9,7 +9,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from ..errors import RecapError
+from ..errors import VALIDATE_AGAIN, RecapError
 from ..io import atomic_path, read_json
 from ..shards import fixed_bounds
 
@@ -75,7 +75,7 @@ def split_shard(
     if size != document["bytes"]:
         raise RecapError(
             f"{records} has {size} bytes, but {index} is of a file of {document['bytes']}; "
-            "run validate_corpus.py again"
+            f"{VALIDATE_AGAIN}"
         )
     start, stop = fixed_bounds(document["records"], shard_size, count)[shard]
     with atomic_path(out) as temporary, temporary.open("wb") as stream:

@@ -12,7 +12,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, TextIO
 
-from ..errors import GateError, RecapError
+from ..errors import VALIDATE_AGAIN, GateError, RecapError
 from ..io import atomic_path, write_json
 from ..settings import ValidateSettings
 from .images import ImageChecker, Problem
@@ -180,6 +180,8 @@ def _judge(
         )
     reasons = ", ".join(f"{name} {count}" for name, count in summary["rejects"].items())
     logger.info("%d lines: %d accepted, %d rejected", lines, summary["accepted"], rejected)
+    if any(reason.startswith("image-") for reason in summary["rejects"]):
+        logger.warning("pictures are not watched: after mending some in place, %s", VALIDATE_AGAIN)
     if rejected > settings.max_reject_share * lines:
         raise GateError(
             f"{corpus}: {rejected} of {lines} lines rejected, above the allowed share of "

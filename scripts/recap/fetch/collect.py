@@ -21,6 +21,7 @@ from .web import WebPlace
 
 logger = logging.getLogger(__name__)
 
+MIRROR_OF = "the mirror of "
 _ATTEMPTS = 2
 _REMOTE = ("modelscope", "modelscope-dataset", "url")
 
@@ -95,13 +96,13 @@ def _providers(part: Part, options: FetchOptions) -> Iterator[tuple[str, Callabl
     for source in map(parse_source, part.sources):
         mirror = options.mirror
         if mirror is not None and source.scheme in _REMOTE:
-            name = f"the mirror of {source}"
+            name = f"{MIRROR_OF}{source}"
             yield name, partial(_open_mirror, mirror, source)
         yield str(source), partial(_open, source, options)
 
 
 def _open_mirror(mirror: Path, source: Source) -> Provider:
-    return FolderPlace(mirror_place(mirror, source), f"the mirror of {source}")
+    return FolderPlace(mirror_place(mirror, source), f"{MIRROR_OF}{source}")
 
 
 def _open(source: Source, options: FetchOptions) -> Provider:

@@ -1,7 +1,6 @@
 """Files that are here already: describing a model folder, copying a file placed by hand."""
 
 import shutil
-import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -54,7 +53,6 @@ def describe_model(
     Raises:
         RecapError: if it is no model folder, or a file is not what the lock sheet says.
     """
-    started = time.time()
     root = Path(folder)
     files = {str(path.relative_to(root)): path for path in model_files(root)}
     require_model(root, files)
@@ -68,7 +66,7 @@ def describe_model(
         outputs=files,
         settings={},
         counts={"files": len(files)},
-        started=started,
+        started=None,
         details=details,
     )
 
@@ -106,7 +104,7 @@ def import_file(
     Raises:
         RecapError: if it is not there, saying where to place it, or is not what it must be.
     """
-    started, source = time.time(), Path(folder) / path
+    source = Path(folder) / path
     if not source.is_file():
         raise RecapError(
             f"{source} does not exist. This file cannot be downloaded automatically: place it "
@@ -125,7 +123,7 @@ def import_file(
         outputs={name: out},
         settings={},
         counts={"files": 1},
-        started=started,
+        started=None,
         details=details,
     )
 

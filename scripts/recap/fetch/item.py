@@ -9,7 +9,6 @@ import fcntl
 import logging
 import os
 import shutil
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,10 +19,10 @@ from ..hashing import digest_json
 from ..io import read_json, write_json
 from ..manifest import write_manifest
 from ..mgm.folders import replaced_folder
-from .collect import FetchOptions, collect
+from .collect import MIRROR_OF, FetchOptions, collect
 from .files import MANIFEST, model_files, require_model
 from .lock import Expected, compare, report_unlocked
-from .request import FetchRequest, Part
+from .request import FetchRequest, Part, parse_source
 
 logger = logging.getLogger(__name__)
 
@@ -38,17 +37,17 @@ def fetch_item(request: FetchRequest, out: str | Path, options: FetchOptions) ->
     Raises:
         RecapError: if a part cannot be had, or a model's files are not a model's.
     """
-    started, place = time.time(), Path(out)
+    place = Path(out)
     with _staging(place) as staging:
         records = _kept(request, place, options)
         if records is not None:
-            _write_manifest(request, place, records, started)
+            _write_manifest(request, place, records)
             return
         records = {part.name: _ensure(part, staging, options) for part in request.parts}
         whole = staging / "whole"
         if request.kind == "model":
             require_model(request.name, [path.name for path in model_files(whole)])
-        _write_manifest(request, whole, records, started)
+        _write_manifest(request, whole, records)
         # Before the rename: killed in between, the next run finds both halves.
         write_json(_record_path(place), {"request": _key(request), "parts": records})
         with replaced_folder(place) as partial:
@@ -90,7 +89,7 @@ def _ensure(part: Part, staging: Path, options: FetchOptions) -> Record:
     collected = collect(part, parts, options)
     target.parent.mkdir(parents=True, exist_ok=True)
     collected.payload.rename(target)
-    record = {"source": collected.source, "licence": part.licence, "files": collected.files}
+    record = {"source": collected.source, "files": collected.files}
     if collected.unpacked_files is not None:
         record["unpacked_files"] = collected.unpacked_files
     write_json(remembered, {"part": _part_key(part, options), **record})
@@ -103,8 +102,8 @@ def _part_key(part: Part, options: FetchOptions) -> str:
     return digest_json([part.model_dump(), {n: [e.size, e.sha256] for n, e in locked.items()}])
 
 
-def _key(request: FetchRequest) -> str:
-    parts = [part.model_dump(exclude={"licence"}) for part in request.parts]
+def _key(request: FetchRequest, *, sources: bool = False) -> str:
+    parts = [part.model_dump(exclude=None if sources else {"sources"}) for part in request.parts]
     return digest_json([request.name, request.kind, parts])
 
 
@@ -117,7 +116,8 @@ def _kept(request: FetchRequest, place: Path, options: FetchOptions) -> dict[str
     if not _record_path(place).is_file():
         return None
     document = read_json(_record_path(place))
-    if document["request"] != _key(request):
+    # Records of earlier versions hold the sources in their key as well.
+    if document["request"] not in (_key(request), _key(request, sources=True)):
         return None
     parts: dict[str, Record] = document["parts"]
     for part in request.parts:
@@ -131,6 +131,9 @@ def _kept(request: FetchRequest, place: Path, options: FetchOptions) -> dict[str
 
 def _problem(part: Part, target: Path, record: Record, options: FetchOptions) -> str:
     """Return what is wrong with a part that was fetched before; mark what the lock confirms."""
+    source = record["source"].removeprefix(MIRROR_OF)
+    if source not in {str(parse_source(text)) for text in part.sources}:
+        return f"its row names {source} no longer"
     locked = options.lock.get(part.name, {})
     for name, file in record["files"].items():
         entry = locked.get(name)
@@ -150,9 +153,7 @@ def _problem(part: Part, target: Path, record: Record, options: FetchOptions) ->
     return ""
 
 
-def _write_manifest(
-    request: FetchRequest, folder: Path, records: dict[str, Record], started: float
-) -> None:
+def _write_manifest(request: FetchRequest, folder: Path, records: dict[str, Record]) -> None:
     """Describe a filled folder; ``details.verified`` says whether the lock covers all of it."""
     if request.kind == "model":
         files = {path.relative_to(folder).as_posix(): path for path in model_files(folder)}
@@ -174,7 +175,7 @@ def _write_manifest(
         outputs=files,
         settings={},
         counts={"files": sum(len(record["files"]) for record in records.values())},
-        started=started,
+        started=None,
         details={
             "verified": not any(part["unverified"] for part in parts.values()),
             "parts": parts,

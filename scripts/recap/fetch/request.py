@@ -4,6 +4,7 @@ No heavy imports: the rules build requests while the workflow is parsed.
 """
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -69,7 +70,6 @@ class Part(Settings):
     sources: list[str] = Field(min_length=1, description="where to look, best first")
     files: list[str] = Field(default=[], description="patterns of the files wanted; empty for all")
     unpack: bool = Field(False, description="the file is an archive, whose content is wanted")
-    licence: str = Field("", description="terms of use, for the record")
 
     @field_validator("sources")
     @classmethod
@@ -90,3 +90,11 @@ class FetchRequest(Settings):
     name: str = Field(description="name of the model or of the data set")
     kind: Literal["model", "data"] = Field(description="a model must hold config and weights")
     parts: list[Part] = Field(min_length=1, description="rows that make up the folder")
+
+    def with_alternatives(self, places: Mapping[str, list[str]]) -> "FetchRequest":
+        """Return the request with further sources, by part, looked at after its own."""
+        parts = [
+            Part(**{**part.model_dump(), "sources": [*part.sources, *places.get(part.name, [])]})
+            for part in self.parts
+        ]
+        return FetchRequest(name=self.name, kind=self.kind, parts=parts)

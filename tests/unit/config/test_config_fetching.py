@@ -1,5 +1,6 @@
 """From the sheets' rows to what a fetch job is told."""
 
+import json
 import re
 from pathlib import Path
 
@@ -41,9 +42,26 @@ def test_a_row_s_sources_are_tried_in_order_what_is_here_first():
         "path:/mnt/clip",
         "modelscope:other/clip@v2",
     ]
-    assert (part.files, part.licence) == (["*.json", "*.safetensors"], "MIT")
+    assert part.files == ["*.json", "*.safetensors"]
     by_hand = model_request("m", ModelRow(role="clip", source="manual"))
     assert by_hand.parts[0].sources == ["manual:models/m"]
+
+
+@pytest.mark.parametrize("change", [{"licence": "other"}, {"alternatives": "path:/mnt/x"}])
+def test_neither_licence_nor_alternatives_are_part_of_what_a_rule_asks_for(change):
+    wiring = fetching("blip2_30k")
+    models, downloads = wiring._experiment.models, wiring._experiment.downloads
+    asked = wiring.model("blip2-opt-2.7b"), wiring.data("textvqa")
+    for rows in (models, downloads):
+        rows |= {name: row.model_copy(update=change) for name, row in rows.items()}
+    assert (wiring.model("blip2-opt-2.7b"), wiring.data("textvqa")) == asked
+    places = json.loads(wiring.data_alternatives("textvqa"))
+    assert set(places) == {part["name"] for part in json.loads(asked[1])["parts"]}
+    if "alternatives" in change:
+        assert places["textvqa_images"] == ["path:/mnt/x"]
+        assert json.loads(wiring.model_alternatives("gemma-2b-it")) == {
+            "gemma-2b-it": ["path:/mnt/x"]
+        }
 
 
 def test_a_source_of_no_known_form_is_refused_with_its_line(tmp_path):

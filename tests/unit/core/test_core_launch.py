@@ -1,4 +1,3 @@
-import json
 import os
 import signal
 import subprocess
@@ -7,42 +6,15 @@ import time
 from pathlib import Path
 
 import pytest
-import yaml
 
 from recap.errors import RecapError
-from recap.launch import failed_logs, live_snakemakes, only_run, own_corpus_experiment
+from recap.launch import failed_logs, live_snakemakes, only_run
 
 
 @pytest.fixture
 def project(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     return tmp_path
-
-
-def test_a_corpus_of_ones_own_becomes_an_experiment(project):
-    (project / "data").mkdir()
-    rows = [json.dumps({"id": str(i)}) for i in range(7)]
-    (project / "data" / "My Captions.jsonl").write_text("\n".join(rows) + "\n\n")
-    (project / "llava.json").write_text("[]")
-    name = own_corpus_experiment("data/My Captions.jsonl", "llava.json")
-    assert name == "own_my_captions"
-    document = yaml.safe_load(Path(f"config/local/{name}.yaml").read_text())
-    row = document["corpora"][name]
-    assert row["records"] == 7
-    assert (Path(row["root"]) / row["jsonl"]).is_file()
-    assert (Path(row["root"]) / row["original"]).is_file()
-    assert document["extends"] == "demo"
-    own_corpus_experiment("data/My Captions.jsonl", "", "smoke")
-    document = yaml.safe_load(Path(f"config/local/{name}.yaml").read_text())
-    assert document["extends"] == "smoke"
-
-
-def test_a_missing_or_empty_corpus_is_refused(project):
-    with pytest.raises(RecapError, match="does not exist"):
-        own_corpus_experiment("nowhere.jsonl", "")
-    Path("empty.jsonl").write_text("\n")
-    with pytest.raises(RecapError, match="holds no record"):
-        own_corpus_experiment("empty.jsonl", "")
 
 
 def test_the_lock_outlives_a_launcher_that_is_killed_alone(project):

@@ -80,7 +80,7 @@ def test_a_shard_reads_no_other_shards_bytes(tmp_path, monkeypatch):
 def test_an_index_of_another_file_is_refused(tmp_path):
     corpus(tmp_path, 9)
     (tmp_path / "v.jsonl").write_bytes((tmp_path / "v.jsonl").read_bytes() + b"{}\n")
-    with pytest.raises(RecapError, match=r"is of a file of \d+; run validate_corpus"):
+    with pytest.raises(RecapError, match=r"is of a file of \d+; validate the corpus again"):
         cut(tmp_path, 0, 3, 3)
     write_json(tmp_path / "v.index.json", {"records": 9})
     with pytest.raises(RecapError, match="is not an index"):

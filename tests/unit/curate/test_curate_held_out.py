@@ -110,3 +110,14 @@ def test_instructions_are_split_by_picture(tmp_path: Path) -> None:
     assert not {s["image"] for s in kept if "image" in s} & {s.get("image") for s in out}
     with pytest.raises(RecapError, match=r"35 of 35 samples would be held out"):
         split_instructions(tmp_path / "all.json", size=35, seed=3, train=train, held_out=held)
+
+
+@pytest.mark.parametrize("entry", [{"conversations": []}, {"id": None}, {"image": ["a.png"]}, "a"])
+def test_a_sample_with_neither_picture_nor_id_is_refused(tmp_path: Path, entry) -> None:
+    write_json(tmp_path / "all.json", [{"id": 0}, entry, {"id": "b"}])
+    sides = {"train": tmp_path / "train.json", "held_out": tmp_path / "held.json"}
+    with pytest.raises(RecapError, match=r"all\.json, entry 1: expected an object with"):
+        split_instructions(tmp_path / "all.json", size=1, seed=3, **sides)
+    write_json(tmp_path / "all.json", {"id": "a"})
+    with pytest.raises(RecapError, match="must hold a JSON list"):
+        split_instructions(tmp_path / "all.json", size=1, seed=3, **sides)

@@ -1,5 +1,7 @@
 """Lock sheets: read, written, and obeyed by everything that brings files in."""
 
+import time
+
 import pytest
 from fetch_bench import random_bytes
 from fetch_hub import sha256
@@ -133,6 +135,14 @@ def test_a_local_model_is_described_and_verified(tmp_path, model, caplog):
     (model / "model.safetensors").write_bytes(random_bytes(100, 2))
     with pytest.raises(RecapError, match=r"mine: model\.safetensors has sha256 .*, expected"):
         describe_model(model, manifest, "mine", sheet)
+
+
+def test_a_local_model_described_twice_is_the_same_to_the_byte(tmp_path, model):
+    manifests = [tmp_path / "a.json", tmp_path / "b.json"]
+    for manifest in manifests:
+        describe_model(model, manifest, "mine", tmp_path / "locks.tsv")
+        time.sleep(0.01)
+    assert manifests[0].read_bytes() == manifests[1].read_bytes()
 
 
 def test_the_code_s_own_models_need_no_lock(tmp_path, model):

@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 import tarfile
 import zipfile
 
@@ -280,3 +281,30 @@ def test_a_source_of_no_known_form_is_refused(bench):
     for source in ("ftp://x/y", "modelscope:no-namespace", "path:", "somewhere"):
         with pytest.raises(RecapError, match="is no source; write"):
             bench.succeed(bench.request(source))
+
+
+def test_the_same_files_fetched_again_are_the_same_manifest(bench, files, tmp_path):
+    def fetched(*sources):
+        bench.succeed(bench.request("modelscope:ns/tiny@v1", *sources))
+        return (bench.out / "manifest.json").read_bytes()
+
+    fill(tmp_path / "mirror", files)
+    first = fetched()
+    shutil.rmtree(bench.out.parent)
+    assert fetched() == first
+    bench.hub.served.clear()
+    (bench.out / "manifest.json").unlink()
+    # Another place to look at is no reason to download again; another revision is.
+    assert fetched("manual:models/other") == first
+    assert bench.hub.served == []
+    assert "names modelscope:ns/tiny@v1 no longer" in bench.succeed(
+        bench.request(f"path:{tmp_path / 'mirror'}")
+    )
+
+
+def test_alternatives_are_looked_at_last(bench, files, tmp_path):
+    fill(tmp_path / "mirror", files)
+    request = bench.request("manual:models/none")
+    places = json.dumps({"tiny": [f"path:{tmp_path / 'mirror'}"]})
+    bench.succeed(request, "--alternatives", places)
+    assert bench.manifest()["details"]["parts"]["tiny"]["source"] == f"path:{tmp_path / 'mirror'}"
