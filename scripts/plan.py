@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from recap.cli import add_json_option, make_parser, run_cli
+from recap.cluster.profiles import uses_cluster
 from recap.config.experiment import experiment_from_files
 from recap.io import write_json
 from recap.planning.amounts import Amounts
@@ -15,6 +16,8 @@ from recap.planning.durations import PRIORS, Durations
 from recap.planning.plan import describe, make_plan
 from recap.planning.schedule import Capacity
 
+_CLUSTER_CORES = 1_000_000
+
 
 def parser() -> argparse.ArgumentParser:
     """Return the command line's parser."""
@@ -22,7 +25,12 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--experiment", default="demo", help="name of an experiment")
     p.add_argument("--profile", default="profiles/local", help="as for the run itself")
     p.add_argument("--gpus", type=int, default=1, help="GPUs that jobs share")
-    p.add_argument("--cores", type=int, default=os.cpu_count(), help="cores that jobs share")
+    p.add_argument(
+        "--cores",
+        type=int,
+        help="cores that jobs share; by default this machine's, or no bound where the profile "
+        "hands jobs to a cluster",
+    )
     p.add_argument("--jobs", type=int, default=100, help="jobs at a time")
     p.add_argument("--gpu-speed", type=float, default=1.0, help="1: as fast as an H100")
     p.add_argument("--priors", default=PRIORS, help="sheet of durations for rules not yet run")
@@ -34,12 +42,16 @@ def main(args: argparse.Namespace) -> dict[str, Any]:
     """Print the plan; keep it beside the results, to compare with what it really took."""
     experiment = experiment_from_files(args.experiment)
     results = Path("results") / args.experiment
-    common = ("--profile", args.profile, "--config", f"experiment={args.experiment}")
-    jobs = read_jobs(dry_run(common))
+    cores = args.cores
+    if cores is None and not uses_cluster(args.profile):
+        cores = os.cpu_count()
+    # Without cores, Snakemake plans jobs for a cluster with one thread each.
+    common = ("--profile", args.profile, "--cores", str(cores or _CLUSTER_CORES))
+    jobs = read_jobs(dry_run((*common, "--config", f"experiment={args.experiment}")))
     durations = Durations(
         Amounts(experiment), results / "perf", priors=args.priors, gpu_speed=args.gpu_speed
     )
-    plan = make_plan(jobs, durations, Capacity(args.jobs, args.gpus, args.cores), args.experiment)
+    plan = make_plan(jobs, durations, Capacity(args.jobs, args.gpus, cores), args.experiment)
     if plan["jobs"]:
         write_json(results / "plan.json", plan)
     if not args.json:

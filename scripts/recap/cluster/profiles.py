@@ -1,6 +1,7 @@
 """Installing the cluster profiles where Snakemake looks for them by name."""
 
 import os
+import re
 from pathlib import Path
 
 from ..errors import RecapError
@@ -33,6 +34,17 @@ def user_folder() -> Path:
     """Return the folder in which Snakemake looks for a user's profiles."""
     base = os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config"
     return Path(base) / "snakemake"
+
+
+def uses_cluster(profile: str) -> bool:
+    """Tell whether a profile, named as for Snakemake, hands jobs to other machines than this."""
+    for folder in (Path(profile), user_folder() / profile):
+        path = folder / "config.yaml"
+        if path.is_file():
+            text = path.read_text(encoding="utf-8")
+            executor = re.search(r"^executor: *[\"']?(\w+)", text, re.MULTILINE)
+            return _MARK in text or (executor is not None and executor[1] != "local")
+    return False
 
 
 def install_profiles(root: Path, into: Path) -> list[Path]:

@@ -19,8 +19,9 @@ REASONS = (
     ("Input files updated by another job", "follows from others"),
     ("Forced execution", "asked for"),
 )
-_HEAD = re.compile(r"^(?:local)?(?:rule|checkpoint) (\w+):$")
-_FIELD = re.compile(r"^    (\w+): (.*)$")
+# Jobs that share a submission are indented below the line of their group.
+_HEAD = re.compile(r"^(?:    )?(?:local)?(?:rule|checkpoint) (\w+):$")
+_FIELD = re.compile(r"^(?:    ){1,2}(\w+): (.*)$")
 
 
 @dataclass
@@ -31,6 +32,7 @@ class PlannedJob:
         why: one of the words of :data:`REASONS`.
         gpus: on all of its nodes.
         after: numbers of the jobs whose files it reads.
+        measured_as: folder of its times below ``perf``; empty for a job that is not timed.
     """
 
     number: int
@@ -43,6 +45,7 @@ class PlannedJob:
     gpus: int
     memory_mb: int
     after: list[int] = field(default_factory=list)
+    measured_as: str = ""
 
 
 def dry_run(arguments: Sequence[str]) -> str:
@@ -96,6 +99,7 @@ def _job(rule: str, fields: dict[str, str]) -> PlannedJob:
         threads=int(fields.get("threads", "1")),
         gpus=_gpus(asked),
         memory_mb=int(asked.get("mem_mb", "0")),
+        measured_as=fields.get("benchmark", "").rpartition("perf/")[2].partition("/")[0],
     )
 
 

@@ -66,7 +66,7 @@ class Durations:
     def expect(self, job: PlannedJob) -> Expected:
         """Return what a job is expected to take."""
         row = self._priors.get(job.rule, self._priors[_ANY])
-        measured = self._measured.get(job.rule)
+        measured = self._measured.get(job.measured_as)
         if measured is not None:
             return Expected(measured, row.disk_mb, measured=True)
         # A card's speed does nothing for the start of a process.
@@ -79,7 +79,8 @@ class Durations:
 def median_seconds(folder: Path) -> float | None:
     """Return the median wall time of a rule's jobs in seconds; None if none has run."""
     seconds = []
-    for path in folder.glob("*.tsv"):
+    # Those of steps lie deeper, by the place and step of their recipe.
+    for path in folder.rglob("*.tsv"):
         with path.open(encoding="utf-8", newline="") as stream:
             seconds += [float(row["s"]) for row in csv.DictReader(stream, delimiter="\t")]
     return statistics.median(seconds) if seconds else None

@@ -102,7 +102,7 @@ def describe(plan: Document) -> str:
         f"GPU-hours       {plan['gpu_hours']:.2f}",
         f"core-hours      {plan['core_hours']:.2f}",
         f"wall time       {_hours(plan['wall_seconds'])} h with {capacity['gpus']} GPUs, "
-        f"{capacity['cores']} cores and {capacity['jobs']} jobs at a time",
+        f"{capacity['cores'] or 'any number of'} cores and {capacity['jobs']} jobs at a time",
         f"critical path   {_hours(plan['critical_seconds'])} h: {chain}",
         f"disk            {plan['disk_mb'] / 1000:.1f} GB",
         f"measured        {100 * plan['measured_share']:.0f} % of the time; ~ marks priors "

@@ -1,6 +1,7 @@
 """When jobs would run on a cluster, and what would hold them up."""
 
 import heapq
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -9,11 +10,11 @@ from .dryrun import PlannedJob
 
 @dataclass(frozen=True)
 class Capacity:
-    """What jobs share: places in the queue, GPUs and cores."""
+    """What jobs share: places in the queue, GPUs and cores; None for cores without a bound."""
 
     jobs: int
     gpus: int
-    cores: int
+    cores: int | None
 
 
 def wall_seconds(
@@ -31,7 +32,8 @@ def wall_seconds(
     ready = [(-left[n], n) for n, count in waiting.items() if not count]
     heapq.heapify(ready)
     running: list[tuple[float, int]] = []
-    free = {"jobs": capacity.jobs, "gpus": capacity.gpus, "cores": capacity.cores}
+    cores = math.inf if capacity.cores is None else capacity.cores
+    free: dict[str, float] = {"jobs": capacity.jobs, "gpus": capacity.gpus, "cores": cores}
     now = 0.0
     while ready or running:
         for number in _startable(ready, by_number, free, capacity):
@@ -48,7 +50,7 @@ def wall_seconds(
 def _startable(
     ready: list[tuple[float, int]],
     jobs: Mapping[int, PlannedJob],
-    free: dict[str, int],
+    free: dict[str, float],
     capacity: Capacity,
 ) -> list[int]:
     """Take the ready jobs that fit out of the queue, longest way first."""
@@ -71,10 +73,10 @@ def _startable(
 def _asked(job: PlannedJob, capacity: Capacity, what: str) -> int:
     if what == "gpus":
         return min(job.gpus, capacity.gpus)
-    return min(job.threads, capacity.cores)
+    return job.threads if capacity.cores is None else min(job.threads, capacity.cores)
 
 
-def _give(free: dict[str, int], job: PlannedJob, capacity: Capacity, sign: int) -> None:
+def _give(free: dict[str, float], job: PlannedJob, capacity: Capacity, sign: int) -> None:
     free["jobs"] += sign
     for what in ("gpus", "cores"):
         free[what] += sign * _asked(job, capacity, what)

@@ -9,7 +9,7 @@ from snakemake.cli import parse_args
 from snakemake.profiles import ProfileConfigFileParser
 from snakemake_executor_plugin_slurm.partitions import get_best_partition, read_partition_file
 
-from recap.cluster.profiles import PROFILES, install_profiles
+from recap.cluster.profiles import PROFILES, install_profiles, uses_cluster
 from recap.config.launching import TrainLaunch, gpu_resources
 from recap.config.schema import ComputeSettings
 from recap.errors import RecapError
@@ -53,6 +53,14 @@ def test_an_installed_profile_is_found_by_its_name_from_anywhere(
     assert ours.pop("snakefile") == str(ROOT / "Snakefile")
     assert ours.pop("directory") == str(ROOT)
     assert ours == shipped
+
+
+def test_a_profile_says_whether_jobs_go_to_a_cluster(elsewhere: Path) -> None:
+    assert not uses_cluster("slurm")
+    install_profiles(ROOT, elsewhere)
+    assert [uses_cluster(name) for name in PROFILES] == [True, True]
+    shipped = {name: uses_cluster(str(SHIPPED / name)) for name in (*PROFILES, "local")}
+    assert shipped == {"slurm": True, "slurm-gres": True, "local": False}
 
 
 def test_an_edit_of_the_shipped_profile_counts_at_once(elsewhere: Path, tmp_path: Path) -> None:

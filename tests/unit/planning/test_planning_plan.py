@@ -44,6 +44,48 @@ job              count
 """  # noqa: E501
 
 
+# Two jobs that share a submission, and a step's job; as Snakemake 9.27 prints them.
+GROUPED = """\
+[Thu Nov 26 10:00:00 2026] Group job split (jobs in lexicogr. order):
+
+    [Thu Nov 26 10:00:00 2026]
+    rule split_shard:
+        input: validated.jsonl
+        output: shards/00001.jsonl
+        jobid: 14
+        reason: Missing output files: shards/00001.jsonl
+        wildcards: experiment=smoke, corpus=smoke, shard=00001
+        resources: tmpdir=/tmp, mem_mb=1000, mem=1 GB, runtime=6, turn=1
+    [Thu Nov 26 10:00:00 2026]
+    rule split_shard:
+        input: validated.jsonl
+        output: shards/00000.jsonl
+        jobid: 8
+        reason: Missing output files: shards/00000.jsonl
+        wildcards: experiment=smoke, corpus=smoke, shard=00000
+        threads: 3
+        resources: tmpdir=/tmp, mem_mb=1000, mem=1 GB, runtime=6, turn=1
+[Thu Nov 26 10:00:00 2026]
+rule map_shard:
+    input: shards/00000.jsonl
+    output: kept/00000.jsonl
+    jobid: 20
+    benchmark: results/smoke/perf/map_shard/corpus/smoke/recipes/web/01_mapper.00000.tsv
+    reason: Missing output files: kept/00000.jsonl
+    wildcards: experiment=smoke, place=corpus/smoke/recipes/web, step=01_mapper, shard=00000
+    resources: tmpdir=/tmp, mem_mb=2000, runtime=30
+rule predict_positive_control:
+    input: checkpoint
+    output: answers/1_0.jsonl
+    jobid: 21
+    benchmark: results/smoke/perf/positive_control/mgm-2b.textvqa.1_0.tsv
+    reason: Missing output files: answers/1_0.jsonl
+    wildcards: experiment=smoke, released=mgm-2b, benchmark=textvqa, chunks=1, chunk=0
+    resources: tmpdir=/tmp, mem_mb=2000, runtime=30
+Job stats:
+"""
+
+
 def job(number: int, after=(), *, rule="r", gpus=0, threads=1) -> PlannedJob:
     return PlannedJob(number, rule, {}, "missing", [], [], threads, gpus, 1000, list(after))
 
@@ -61,6 +103,29 @@ def test_a_dry_run_is_read() -> None:
     assert (train.gpus, train.threads, train.why) == (8, 1, "missing")
     assert (train.after, everything.after) == ([2], [5])
     assert everything.why == "follows from others"
+
+
+def test_jobs_that_share_a_submission_are_read() -> None:
+    first, second, mapped, _ = read_jobs(GROUPED)
+    assert [(one.number, one.rule, one.threads) for one in (first, second)] == [
+        (14, "split_shard", 1),
+        (8, "split_shard", 3),
+    ]
+    assert first.wildcards == {"experiment": "smoke", "corpus": "smoke", "shard": "00001"}
+    assert (second.memory_mb, second.inputs, mapped.after) == (1000, ["validated.jsonl"], [8])
+
+
+def test_jobs_of_steps_and_of_released_models_are_measured_too(
+    smoke, tmp_path: Path, priors: str
+) -> None:
+    for path in ("map_shard/corpus/smoke/01_mapper.00000", "positive_control/mgm-2b.textvqa.1_0"):
+        target = tmp_path / f"perf/{path}.tsv"
+        target.parent.mkdir(parents=True)
+        target.write_text("s\th:m:s\tmax_rss\n7.5\t0:00:07\t400\n")
+    durations = Durations(Amounts(smoke), tmp_path / "perf", priors=priors)
+    split, _, *timed = map(durations.expect, read_jobs(GROUPED))
+    assert not split.measured
+    assert [(one.seconds, one.measured) for one in timed] == [(7.5, True)] * 2
 
 
 # 1 takes 10 s; 2, 3 and 4 follow it and take 4, 6 and 1 s; 5 follows 2 and 3 and takes 2 s.
@@ -84,9 +149,10 @@ def test_wall_time_depends_on_how_many_run_at_once(jobs: int, expected: float) -
 
 
 @pytest.mark.parametrize(
-    ("gpus", "cores", "expected"), [(1, 99, 30.0), (2, 99, 20.0), (3, 99, 10.0), (3, 4, 20.0)]
+    ("gpus", "cores", "expected"),
+    [(1, 99, 30.0), (2, 99, 20.0), (3, 99, 10.0), (3, 4, 20.0), (3, None, 10.0)],
 )
-def test_jobs_wait_for_gpus_and_cores(gpus: int, cores: int, expected: float) -> None:
+def test_jobs_wait_for_gpus_and_cores(gpus: int, cores: int | None, expected: float) -> None:
     jobs = [job(number, gpus=1, threads=2) for number in range(3)]
     seconds = dict.fromkeys(range(3), 10.0)
     assert wall_seconds(jobs, seconds, Capacity(99, gpus, cores)) == expected
@@ -166,6 +232,29 @@ def test_a_plan_adds_up(smoke, perf: Path, priors: str) -> None:
     assert "caption_shard > pretrain" in text
     assert "changed setting or stage version (1)" in text
     assert describe(make_plan([], durations, Capacity(1, 1, 1), "smoke")).startswith("Nothing")
+
+
+@pytest.mark.parametrize(
+    ("options", "asked", "shared"),
+    [
+        (["--profile", "profiles/local"], "6", 6),
+        (["--profile", "profiles/slurm"], "1000000", None),
+        (["--profile", "profiles/slurm", "--cores", "256"], "256", 256),
+    ],
+)
+def test_a_cluster_has_other_cores_than_this_machine(
+    smoke, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, options, asked: str, shared
+) -> None:
+    """Without cores, Snakemake would print one thread a job."""
+    import plan as script
+
+    asked_of: list[str] = []
+    monkeypatch.setattr(script, "dry_run", lambda words: asked_of.extend(words) or DRY_RUN)
+    monkeypatch.setattr(script, "write_json", lambda path, document: None)
+    monkeypatch.setattr("os.cpu_count", lambda: 6)
+    plan = script.main(script.parser().parse_args(["--experiment", "smoke", *options]))
+    assert asked_of[asked_of.index("--cores") + 1] == asked
+    assert plan["capacity"]["cores"] == shared
 
 
 def test_the_shipped_priors_name_rules_that_exist() -> None:
