@@ -19,6 +19,7 @@ from scripts.recap.curate.recipe import measurements
 from scripts.recap.errors import RecapError
 from scripts.recap.live_progress import LiveProgress
 from scripts.recap.shards import range_flag, shard_range
+from scripts.recap.train_settings import FREE_SETTINGS, free_settings
 from scripts.recap.versions import STAGE_VERSIONS
 
 

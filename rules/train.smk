@@ -32,10 +32,9 @@ rule pretrain:
     threads: LAUNCH.threads
     resources:
         **LAUNCH.resources(),
-        # Not a parameter: the number of ranks changes no result.
+        # No parameters: neither the number of ranks nor free settings change a result.
         launcher=lambda wildcards, threads: LAUNCH.command(threads),
-        save_steps=SETTINGS.train.pretrain.save_steps,
-        shard_base=int(SETTINGS.train.pretrain.shard_base),
+        free_settings=free_settings(SETTINGS.train.pretrain),
         tracker=SETTINGS.train.tracker,
         mem_mb=megabytes(LAUNCH.mem_mb),
         runtime=minutes(COMPUTE.train_runtime_minutes),
@@ -43,7 +42,7 @@ rule pretrain:
         base=WIRING.base_flags(),
         image_root=lambda wildcards: WIRING.image_root(corpus_row(wildcards)),
         held_out=HELD_OUT.flags("pretrain"),
-        settings=as_json(SETTINGS.train.pretrain, exclude={"save_steps", "shard_base"}),
+        settings=as_json(SETTINGS.train.pretrain, exclude=FREE_SETTINGS),
         folder=subpath(output.manifest, parent=True),
         seed=lambda wildcards: WIRING.train_seed(wildcards.arm, wildcards.seed),
         state="results/{experiment}/state/pretrain/{arm}.seed{seed}",
@@ -58,8 +57,7 @@ rule pretrain:
             {params.base} \
             {params.held_out} \
             --settings {params.settings:q} \
-            --save-steps {resources.save_steps} \
-            --shard-base {resources.shard_base} \
+            --free-settings {resources.free_settings:q} \
             --seed {params.seed} \
             --state-dir {params.state:q} \
             --out-dir {params.folder:q} \
@@ -109,10 +107,9 @@ rule finetune:
     threads: LAUNCH.threads
     resources:
         **LAUNCH.resources(),
-        # Not a parameter: the number of ranks changes no result.
+        # No parameters: neither the number of ranks nor free settings change a result.
         launcher=lambda wildcards, threads: LAUNCH.command(threads),
-        save_steps=SETTINGS.train.finetune.save_steps,
-        shard_base=int(SETTINGS.train.finetune.shard_base),
+        free_settings=free_settings(SETTINGS.train.finetune),
         tracker=SETTINGS.train.tracker,
         mem_mb=megabytes(LAUNCH.mem_mb),
         runtime=minutes(COMPUTE.train_runtime_minutes),
@@ -120,7 +117,7 @@ rule finetune:
         base=WIRING.base_flags(),
         image_root=lambda wildcards: WIRING.image_root(EXPERIMENT.instructions),
         held_out=HELD_OUT.flags("finetune"),
-        settings=as_json(SETTINGS.train.finetune, exclude={"save_steps", "shard_base"}),
+        settings=as_json(SETTINGS.train.finetune, exclude=FREE_SETTINGS),
         folder=subpath(output.manifest, parent=True),
         seed=lambda wildcards: WIRING.train_seed(wildcards.arm, wildcards.seed),
         state="results/{experiment}/state/finetune/{arm}.seed{seed}",
@@ -139,8 +136,7 @@ rule finetune:
             --projector-manifest {input.projector_manifest:q} \
             --finished-state {params.finished_state:q} \
             --settings {params.settings:q} \
-            --save-steps {resources.save_steps} \
-            --shard-base {resources.shard_base} \
+            --free-settings {resources.free_settings:q} \
             --seed {params.seed} \
             --state-dir {params.state:q} \
             --out-dir {params.folder:q} \

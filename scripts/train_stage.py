@@ -8,6 +8,7 @@ from recap.mgm.options import add_parts_options, parts_from_args
 from recap.startup import TRANSFORMERS, load_libraries
 from recap.train.allocator import use_growing_segments
 from recap.train.trackers import TRACKERS
+from recap.train_settings import FREE_SETTINGS
 
 
 def named_path(text: str) -> tuple[str, Path]:
@@ -16,6 +17,15 @@ def named_path(text: str) -> tuple[str, Path]:
     if not (name and equals and path):
         raise argparse.ArgumentTypeError(f"expected NAME=PATH, found {text!r}")
     return name, Path(path)
+
+
+def free_values(text: str) -> dict[str, str]:
+    """Return what ``NAME=VALUE,NAME=VALUE`` says of settings that change no update."""
+    values = dict(item.partition("=")[::2] for item in text.split(","))
+    if not values.keys() <= FREE_SETTINGS:
+        known = ", ".join(sorted(FREE_SETTINGS))
+        raise argparse.ArgumentTypeError(f"expected NAME=VALUE of {known}, found {text!r}")
+    return values
 
 
 def parser() -> argparse.ArgumentParser:
@@ -38,8 +48,13 @@ def parser() -> argparse.ArgumentParser:
     cli.add_argument("--projector", type=Path, help="stage 1's result; finetune needs it")
     cli.add_argument("--projector-manifest", type=Path, help="by default beside the projector")
     cli.add_argument("--settings", required=True, help="JSON text, or a JSON or YAML file")
-    cli.add_argument("--save-steps", type=int, help="updates a checkpoint; wins over settings")
-    cli.add_argument("--shard-base", type=int, choices=(0, 1), help="1: cut it; wins over settings")
+    cli.add_argument(
+        "--free-settings",
+        type=free_values,
+        default={},
+        metavar="NAME=VALUE,...",
+        help="those that change no update, such as memory_gib=22; they win over settings",
+    )
     cli.add_argument("--seed", required=True, type=int, help="of initialisation, order, dropout")
     cli.add_argument("--state-dir", required=True, type=Path, help="resumable state")
     cli.add_argument("--finished-state", type=Path, help="of stage 1, to be removed")
@@ -71,8 +86,7 @@ def main(args: argparse.Namespace) -> None:
     from recap.train.stage import run_stage
 
     arguments = vars(args)
-    free = {name: arguments.pop(name) for name in ("save_steps", "shard_base")}
-    values |= {name: value for name, value in free.items() if value is not None}
+    values |= arguments.pop("free_settings")
     parts = parts_from_args(args)
     for name in vars(parts):
         del arguments[name]

@@ -6,6 +6,17 @@ from pydantic import Field, model_validator
 
 from .settings import Auto, Dtype, Settings
 
+# They fit a run to its machine and change no update, rounding and dropout masks apart: under others
+# a finished run stays as it is, and one that was stopped goes on from its checkpoint.
+FREE_SETTINGS = {
+    "micro_batch_size",
+    "gradient_checkpointing",
+    "compile_blocks",
+    "memory_gib",
+    "shard_base",
+    "save_steps",
+}
+
 
 class LoraSettings(Settings):
     """The adapter of stage 2 (rank, alpha and dropout as in the reference run)."""
@@ -174,6 +185,12 @@ class FinetuneSettings(StageSettings):
                 "`base_quantization: none`"
             )
         return self
+
+
+def free_settings(settings: StageSettings) -> str:
+    """Return :data:`FREE_SETTINGS` as ``NAME=VALUE,NAME=VALUE``, a word without quotes."""
+    values = settings.model_dump(mode="json", include=FREE_SETTINGS)
+    return ",".join(f"{name}={str(value).lower()}" for name, value in values.items())
 
 
 class TrainSettings(Settings):

@@ -78,6 +78,14 @@ def test_an_evaluation_setting_recomputes_no_training(smoke):
     assert not jobs & (DATA | TRAIN)
 
 
+def test_what_fits_training_to_a_card_trains_nothing_again(smoke):
+    """The report shows these settings, so it is made again."""
+    free = "{memory_gib: 9, micro_batch_size: 4, gradient_checkpointing: true, save_steps: 3}"
+    jobs = set(smoke.plan(f"train={{pretrain: {free}, finetune: {free}}}"))
+    assert jobs == AFTER | {"list_comparison_inputs"}
+    assert jobs < set(smoke.plan("train={pretrain: {learning_rate: 0.001}}"))
+
+
 def test_a_plot_setting_redoes_only_the_report(smoke):
     assert set(smoke.plan("report={image_width: 99}")) == {"build_report"}
 

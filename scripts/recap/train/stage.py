@@ -16,6 +16,7 @@ from ..errors import GateError
 from ..hashing import digest_json, sha256_file
 from ..mgm.provenance import require_base
 from ..perf import PerfRecord
+from ..train_settings import FREE_SETTINGS
 from ..versions import STAGE_VERSIONS
 from .audit import log_examples, require_sound_masks
 from .fitting import Run, RunParts, as_before, fit_in_memory, stage_arguments
@@ -47,18 +48,6 @@ from .trackers import Tracker, open_tracker
 from .trainer import StageTrainer
 
 logger = logging.getLogger(__name__)
-
-# Settings that change neither weights nor telemetry, so a run may be continued under others.
-# A run goes on from its checkpoint when these change: they change no update, rounding and
-# dropout masks apart.
-_FREE_SETTINGS = {
-    "save_steps",
-    "shard_base",
-    "micro_batch_size",
-    "gradient_checkpointing",
-    "compile_blocks",
-    "memory_gib",
-}
 
 
 def run_stage(request: StageRequest) -> None:
@@ -155,7 +144,7 @@ def _open_store(run: Run) -> tuple[dict[str, str], StateStore]:
                 "stage": request.stage,
                 "stage_version": STAGE_VERSIONS["train"],
                 "seed": request.seed,
-                "settings": request.settings.model_dump(exclude=_FREE_SETTINGS),
+                "settings": request.settings.model_dump(exclude=FREE_SETTINGS),
                 "data": sha256_file(request.data),
                 "held_out": [(name, sha256_file(path)) for name, path in request.held_out],
                 "held_out_every": request.held_out_every,

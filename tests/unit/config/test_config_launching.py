@@ -1,5 +1,6 @@
 """How training is launched, down to the line that Snakemake's SLURM plugin submits."""
 
+import json
 import os
 import re
 import subprocess
@@ -11,8 +12,10 @@ import pytest
 from snakemake_executor_plugin_slurm.submit_string import get_submit_command
 from snakemake_executor_plugin_slurm.utils import set_gres_string
 
+import train_stage
 from recap.config.launching import TrainLaunch
 from recap.config.schema import ComputeSettings
+from recap.train_settings import FREE_SETTINGS, StageSettings, free_settings
 
 
 class Resources(dict):
@@ -118,6 +121,31 @@ def test_ranks_are_counted_over_all_nodes(compute, ranks):
     assert launch(**compute).ranks == ranks
 
 
+@pytest.mark.parametrize(
+    "free",
+    [
+        {"micro_batch_size": "auto", "gradient_checkpointing": "auto", "compile_blocks": "auto"},
+        {"micro_batch_size": 4, "gradient_checkpointing": 0.25, "compile_blocks": False},
+        {"micro_batch_size": 1, "gradient_checkpointing": True, "shard_base": True},
+        {"memory_gib": 22.5, "save_steps": 7},
+    ],
+)
+def test_free_settings_reach_the_script_as_they_were(free) -> None:
+    needed = {"global_batch_size": 8, "learning_rate": 1e-3, "image_aspect_ratio": "pad"}
+    settings = StageSettings.model_validate(needed | free)
+    word = free_settings(settings)
+    assert re.fullmatch(r"[\w=,.]+", word), "the shell and Snakemake leave it alone"
+    action = next(a for a in train_stage.parser()._actions if a.dest == "free_settings")
+    values = settings.model_dump(mode="json", exclude=FREE_SETTINGS) | action.type(word)
+    assert StageSettings.model_validate(values) == settings
+
+
+def test_free_settings_are_those_that_change_no_update(capsys) -> None:
+    with pytest.raises(SystemExit):
+        train_stage.parser().parse_args(["--free-settings", "learning_rate=1"])
+    assert "expected NAME=VALUE of compile_blocks, " in capsys.readouterr().err
+
+
 @pytest.mark.workflow
 def test_the_training_rules_ask_for_what_the_launch_says():
     """A dry run of the rules gives the plugin the same line, and the ranks their launcher."""
@@ -140,6 +168,11 @@ def test_the_training_rules_ask_for_what_the_launch_says():
     assert len(training) == 8  # two arms, two seeds, two stages
     for block in training:
         assert f"{plan.command(1)} scripts/train_stage.py" in block
+        # what changes no update is no parameter, so a finished run is not trained again for it
+        settings = json.loads(re.search(r"--settings '([^']+)'", block).group(1))
+        assert "learning_rate" in settings
+        assert not FREE_SETTINGS & set(settings)
+        assert "--free-settings micro_batch_size=1,gradient_checkpointing=" in block
         listed = re.search(r"^    resources: (.*)$", block, flags=re.MULTILINE).group(1)
         pairs = (item.partition("=") for item in listed.split(", ") if "=" in item)
         asked = {key: int(value) if value.isdigit() else value for key, _, value in pairs}
