@@ -55,6 +55,8 @@ rule fetch_model:
         "../envs/vlm.yaml"
     threads: 1
     resources:
+        # No parameter: where files placed by hand lie decides no byte of them.
+        data_root=SETTINGS.data_root,
         mem_mb=megabytes(COMPUTE.cpu_mem_mb),
         runtime=minutes(COMPUTE.runtime_minutes),
         # No parameter: a further source makes nothing due that was fetched.
@@ -63,7 +65,6 @@ rule fetch_model:
         folder=subpath(output.manifest, parent=True),
         request=lambda wildcards: FETCHING.model(wildcards.model),
         lock=SETTINGS.sheets.model_locks,
-        data_root=SETTINGS.data_root,
         stage_version=STAGE_VERSIONS["models"],
     shell:
         """
@@ -71,7 +72,7 @@ rule fetch_model:
             --request {params.request:q} \
             --alternatives {resources.alternatives:q} \
             --lock {params.lock:q} \
-            --data-root {params.data_root:q} \
+            --data-root {resources.data_root:q} \
             --out {params.folder:q} \
             2>{log:q}
         """
@@ -89,6 +90,8 @@ rule fetch_benchmark:
         "../envs/vlm.yaml"
     threads: 1
     resources:
+        # No parameter: where files placed by hand lie decides no byte of them.
+        data_root=SETTINGS.data_root,
         mem_mb=megabytes(COMPUTE.cpu_mem_mb),
         runtime=minutes(COMPUTE.runtime_minutes),
         # No parameter: a further source makes nothing due that was fetched.
@@ -97,7 +100,6 @@ rule fetch_benchmark:
         folder=subpath(output.manifest, parent=True),
         request=lambda wildcards: FETCHING.data(wildcards.dataset),
         lock=SETTINGS.sheets.data_locks,
-        data_root=SETTINGS.data_root,
         stage_version=STAGE_VERSIONS["models"],
     shell:
         """
@@ -105,7 +107,7 @@ rule fetch_benchmark:
             --request {params.request:q} \
             --alternatives {resources.alternatives:q} \
             --lock {params.lock:q} \
-            --data-root {params.data_root:q} \
+            --data-root {resources.data_root:q} \
             --out {params.folder:q} \
             2>{log:q}
         """

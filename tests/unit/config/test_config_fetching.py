@@ -154,6 +154,15 @@ def test_whatever_downloads_runs_where_snakemake_was_started():
     assert len(rules) == 3
 
 
+def test_a_moved_data_root_fetches_nothing_again():
+    """It is no parameter, whose change would rerun the rules and all that follows."""
+    text = Path("rules/models.smk").read_text(encoding="utf-8")
+    params = re.findall(r"^    params:\n((?:        .*\n)+)", text, flags=re.MULTILINE)
+    assert len(params) == 5
+    assert not any("data_root" in listed for listed in params)
+    assert text.count("--data-root {resources.data_root:q}") == 2
+
+
 def test_data_for_training_can_be_fetched_too():
     sheet = Path("config/instructions.tsv").read_text()
     assert "\nmgm_instruction_12k\tmanual\tmgm_instruction\t" in sheet
