@@ -177,7 +177,8 @@ class HeldOutSettings(Settings):
         0,
         ge=0,
         description="caption records left out of every arm, drawn by id from those of the "
-        "reference arm; asked after stage 1 with their original and with their new caption",
+        "reference arm; asked after stage 1 with their original caption and with that of each "
+        "captioner that an arm uses",
     )
     instructions: int = Field(
         0,

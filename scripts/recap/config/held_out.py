@@ -40,9 +40,9 @@ class HeldOutWiring:
         return [f"{self._folder}/ids.json"] if self._config.held_out.records else []
 
     def styles(self) -> list[str]:
-        """Return the caption styles: the original and, if an arm recaptions, the captioner's."""
-        policies = {arm.caption_policy for arm in self._wiring.experiment.arms.values()}
-        return [ORIGINAL] if policies == {"keep"} else [ORIGINAL, self._config.captioner]
+        """Return the caption styles: the original, and that of each captioner that an arm uses."""
+        arms = self._wiring.experiment.arms.values()
+        return [ORIGINAL, *dict.fromkeys(arm.captioner for arm in arms if arm.captioner)]
 
     def records(self) -> list[str]:
         """Return the shards that hold every record drawn, with its original caption."""

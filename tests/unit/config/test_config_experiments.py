@@ -271,6 +271,26 @@ def test_held_out_sets_are_the_same_for_every_arm_and_off_by_default():
     assert off.instructions() == "resources/worlds/smoke/sft.json"
 
 
+def test_held_out_captions_are_those_of_the_captioners_that_arms_use(tmp_path):
+    """The experiment's own captioner makes none where every arm has another."""
+    raw = raw_config("smoke")
+    lines = Path("config/arms.tsv").read_text().splitlines(keepends=True)
+    cells = [line.split("\t") for line in lines]
+    for row in cells:
+        if row[0] == "blip2_enhanced":
+            row[4] = "blip2-opt-6.7b"
+    sheet = tmp_path / "arms.tsv"
+    sheet.write_text("".join("\t".join(row) for row in cells))
+    raw["sheets"]["arms"] = str(sheet)
+    one = HeldOutWiring(Wiring(load_experiment(raw)))
+    assert one.styles() == ["original", "blip2-opt-6.7b"]
+    raw["arms"] = [*raw["arms"], "mixed"]
+    both = HeldOutWiring(Wiring(load_experiment(raw)))
+    assert both.styles() == ["original", "blip2-opt-6.7b", "blip2-micro"]
+    raw |= {"arms": ["filtered_only"], "funnel_arms": [], "reference_arm": "filtered_only"}
+    assert HeldOutWiring(Wiring(load_experiment(raw))).styles() == ["original"]
+
+
 def finetune_with(preset, **changes):
     raw = merge(raw_config("demo"), {"finetune_preset": preset, **changes})
     return load_experiment(raw).config.train.finetune
