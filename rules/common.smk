@@ -10,6 +10,7 @@ from scripts.recap.config.comparison import ComparisonWiring
 from scripts.recap.config.fetching import FetchWiring
 from scripts.recap.config.steps import StepWiring
 from scripts.recap.config.held_out import HeldOutWiring
+from scripts.recap.config.names import LABEL
 from scripts.recap.config.launching import TrainLaunch, gpu_resources, lease_command
 from scripts.recap.config.positive import PositiveControlWiring
 from scripts.recap.config.preflight import PreflightWiring
@@ -66,7 +67,7 @@ wildcard_constraints:
     captioner="|".join(m for m, r in EXPERIMENT.models.items() if r.role == "captioner"),
     world="|".join(SETTINGS.worlds) or NO_RECIPE,
     style="|".join(HELD_OUT.styles()),
-    recipe=r"[a-z0-9_]+",
+    recipe=LABEL,
     shard=r"\d{5}",
     chunks=r"\d+",
     chunk=r"\d+",

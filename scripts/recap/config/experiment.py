@@ -10,6 +10,7 @@ from pydantic import ValidationError
 from ..errors import RecapError
 from ..settings import explain
 from ..shards import shard_count
+from .names import DOTTED, LABEL
 from .presets import with_preset
 from .rows import (
     ArmRow,
@@ -111,9 +112,28 @@ def experiment_files(name: str, root: str | Path = ".") -> list[str]:
         if path in files:
             raise RecapError(f"{path}: `extends` leads back to itself")
         files.insert(0, path)
-        content = yaml.safe_load((Path(root) / path).read_text(encoding="utf-8")) or {}
-        name = content.get("extends", "")
+        name = _read_settings(Path(root) / path).get("extends", "")
     return files
+
+
+def _read_settings(path: Path) -> dict[str, Any]:
+    """Return what a YAML file of settings holds."""
+    try:
+        text = path.read_text(encoding="utf-8")
+        node, content = yaml.compose(text, yaml.SafeLoader), yaml.safe_load(text)
+    except (UnicodeDecodeError, yaml.YAMLError) as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f"{path}, line {mark.line + 1}" if mark else str(path)
+        problem = getattr(error, "problem", None) or error
+        raise RecapError(f"{where}: this is no YAML: {problem}; correct the file") from error
+    if node is None or content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise RecapError(
+            f"{path}, line {node.start_mark.line + 1}: expected settings as `key: value`, found a "
+            f"{type(content).__name__}; correct the file"
+        )
+    return content
 
 
 def experiment_from_files(name: str, root: str | Path = ".") -> Experiment:
@@ -124,8 +144,7 @@ def experiment_from_files(name: str, root: str | Path = ".") -> Experiment:
     """
     raw: dict[str, Any] = {}
     for path in ("config/config.yaml", *experiment_files(name, root)):
-        content = yaml.safe_load((Path(root) / path).read_text(encoding="utf-8"))
-        _merge(raw, content or {})
+        _merge(raw, _read_settings(Path(root) / path))
     return load_experiment(raw | {"experiment": name})
 
 
@@ -152,18 +171,18 @@ def load_experiment(raw: dict[str, Any]) -> Experiment:
         raise RecapError(f"configuration: {explain(error)}") from error
     presets = read_sheet(config.sheets.finetune_presets, "preset", FinetunePresetRow)
     config = with_preset(config, presets)
-    arms = read_sheet(config.sheets.arms, "arm", ArmRow)
-    models = read_sheet(config.sheets.models, "model", ModelRow)
+    arms = read_sheet(config.sheets.arms, "arm", ArmRow, LABEL)
+    models = read_sheet(config.sheets.models, "model", ModelRow, DOTTED)
     base_models = read_sheet(config.sheets.base_models, "base_model", BaseModelRow)
     instructions = read_sheet(config.sheets.instructions, "instructions", InstructionsRow)
-    benchmarks = read_sheet(config.sheets.benchmarks, "benchmark", BenchmarkRow)
-    downloads = read_sheet(config.sheets.downloads, "download", DownloadRow)
+    benchmarks = read_sheet(config.sheets.benchmarks, "benchmark", BenchmarkRow, LABEL)
+    downloads = read_sheet(config.sheets.downloads, "download", DownloadRow, DOTTED)
     published = (
         read_sheet(config.sheets.positive_controls, "positive_control", PositiveControlRow)
         if config.positive_controls
         else {}
     )
-    corpora = read_sheet(config.sheets.corpora, "corpus", CorpusRow) | config.corpora
+    corpora = read_sheet(config.sheets.corpora, "corpus", CorpusRow, LABEL) | config.corpora
     used_arms = config.arms + config.funnel_arms
     rows = {a: _pick(arms, a, "arms", config.sheets.arms) for a in used_arms}
     experiment = Experiment(

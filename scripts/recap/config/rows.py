@@ -6,6 +6,7 @@ from pydantic import Field, field_validator
 
 from ..fetch.request import parse_source
 from ..settings import Settings
+from .names import require_name
 
 NAME = r"^[a-z0-9][a-z0-9_]*$"
 _DATA_SOURCE = (
@@ -196,3 +197,10 @@ class ArmRow(Settings):
         0, ge=0, description="added to every training seed; with `identical_to` only"
     )
     description: str = Field("", description="one line for the report")
+
+    @field_validator("pre_recipe", "post_recipe")
+    @classmethod
+    def _names_a_recipe(cls, name: str) -> str:
+        if name == "none":
+            raise ValueError("`none` is no recipe; leave the cell empty")
+        return require_name(name) if name else name

@@ -20,6 +20,7 @@ from ..settings import (
     ValidateSettings,
 )
 from ..train_settings import TrainSettings
+from .names import Label
 from .rows import NAME, CorpusRow
 
 
@@ -123,11 +124,11 @@ class ExperimentConfig(Settings):
     evaluation_shards: int = Field(1, ge=1, description="parallel answer files a benchmark")
     data_root: str = Field("data", description="folder of corpora that cannot be downloaded")
     sheets: SheetPaths = SheetPaths()
-    corpora: dict[str, CorpusRow] = Field(default={}, description="corpora of your own, as rows")
+    corpora: dict[Label, CorpusRow] = Field(default={}, description="corpora of your own, as rows")
     operator_models: dict[str, dict[str, str]] = Field(
         default={}, description="recipe operator to parameter to row of the models sheet"
     )
-    worlds: dict[str, WorldSettings] = Field(default={}, description="known-answer worlds")
+    worlds: dict[Label, WorldSettings] = Field(default={}, description="known-answer worlds")
     validate_corpus: ValidateSettings
     curate: CurateSettings
     caption: CaptionSettings

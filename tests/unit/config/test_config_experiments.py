@@ -7,8 +7,7 @@ import yaml
 
 from recap.config import experiment_files, load_experiment
 from recap.config.comparison import ComparisonWiring
-from recap.config.held_out import HeldOutWiring
-from recap.config.rows import ArmRow, FinetunePresetRow
+from recap.config.rows import FinetunePresetRow
 from recap.config.sheets import read_sheet
 from recap.config.wiring import Wiring
 from recap.errors import RecapError
@@ -108,24 +107,6 @@ def test_mistakes_get_one_message_with_key_path(name):
     with pytest.raises(RecapError) as error:
         load_experiment(merge(copy.deepcopy(raw), change))
     assert message in str(error.value)
-
-
-def sheet(tmp_path, text):
-    path = tmp_path / "arms.tsv"
-    path.write_text("# comment\narm\tcaption_policy\tcaptioner\n" + text)
-    return path
-
-
-def test_sheet_errors_name_file_line_and_column(tmp_path):
-    cases = {
-        "a\tkeep\n": "line 3: not as many cells",
-        "a\tkeep\t\na\tkeep\t\n": "line 4: `a` is listed twice",
-        "a\tmangle\t\n": r"line 3 \(a\): `caption_policy`",
-        "\tkeep\t\n": "line 3: column `arm` is empty",
-    }
-    for text, message in cases.items():
-        with pytest.raises(RecapError, match=message):
-            read_sheet(sheet(tmp_path, text), "arm", ArmRow)
 
 
 def test_contradictory_arm_is_refused(tmp_path):
@@ -252,43 +233,6 @@ def test_unknown_template_lists_the_known_ones(tmp_path):
     raw["sheets"]["base_models"] = str(sheet)
     with pytest.raises(RecapError, match="no template `vicuna`; known: gemma, llama_3"):
         load_experiment(raw)
-
-
-def test_held_out_sets_are_the_same_for_every_arm_and_off_by_default():
-    smoke = HeldOutWiring(Wiring(load_experiment(raw_config("smoke"))))
-    kept = "results/smoke/arms/blip2_enhanced/kept/"
-    assert all(path.startswith(kept) for path in smoke.population())
-    assert list(smoke.sets("pretrain")) == ["original", "blip2-micro"]
-    assert list(smoke.sets("finetune")) == ["instructions"]
-    assert smoke.instructions() == "results/smoke/held_out/train/instructions.json"
-    assert smoke.captions("original") == []
-    assert all("/recipes/basic/kept/" in path for path in smoke.records())
-    assert all("/captions/blip2-micro/" in path for path in smoke.captions("blip2-micro"))
-    raw = raw_config("smoke")
-    raw["held_out"] |= {"records": 0, "instructions": 0}
-    off = HeldOutWiring(Wiring(load_experiment(raw)))
-    assert (off.ids(), off.flags("pretrain"), off.flags("finetune")) == ([], "", "")
-    assert off.instructions() == "resources/worlds/smoke/sft.json"
-
-
-def test_held_out_captions_are_those_of_the_captioners_that_arms_use(tmp_path):
-    """The experiment's own captioner makes none where every arm has another."""
-    raw = raw_config("smoke")
-    lines = Path("config/arms.tsv").read_text().splitlines(keepends=True)
-    cells = [line.split("\t") for line in lines]
-    for row in cells:
-        if row[0] == "blip2_enhanced":
-            row[4] = "blip2-opt-6.7b"
-    sheet = tmp_path / "arms.tsv"
-    sheet.write_text("".join("\t".join(row) for row in cells))
-    raw["sheets"]["arms"] = str(sheet)
-    one = HeldOutWiring(Wiring(load_experiment(raw)))
-    assert one.styles() == ["original", "blip2-opt-6.7b"]
-    raw["arms"] = [*raw["arms"], "mixed"]
-    both = HeldOutWiring(Wiring(load_experiment(raw)))
-    assert both.styles() == ["original", "blip2-opt-6.7b", "blip2-micro"]
-    raw |= {"arms": ["filtered_only"], "funnel_arms": [], "reference_arm": "filtered_only"}
-    assert HeldOutWiring(Wiring(load_experiment(raw))).styles() == ["original"]
 
 
 def finetune_with(preset, **changes):
