@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from .cluster.locks import clear_stale_lock, controllers
+from .cluster.torchrun import own_lines
 from .errors import RecapError, StoppedByUserError
 from .progress import ProgressPrinter
 
@@ -39,24 +41,10 @@ def only_run() -> Iterator[int]:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise RecapError("another run is in progress in this folder; let it finish") from error
-        alive = live_snakemakes()
+        alive = controllers()
         if alive:
             raise RecapError(f"Snakemake runs in this folder already (process {alive[0]}); wait")
         yield lock.fileno()
-
-
-def live_snakemakes() -> list[int]:
-    """Return the processes on this machine that run Snakemake in this folder."""
-    found = []
-    for entry in Path("/proc").glob("[0-9]*"):
-        try:
-            command = (entry / "cmdline").read_bytes().split(b"\0")
-            here = (entry / "cwd").readlink() == Path.cwd()
-        except OSError:  # the process has ended, or belongs to somebody else
-            continue
-        if here and any(part.rpartition(b"/")[2] == b"snakemake" for part in command[:2]):
-            found.append(int(entry.name))
-    return found
 
 
 def snakemake(lock: int, *arguments: str) -> int:
@@ -110,14 +98,14 @@ def failed_logs(folder: Path, since: float) -> list[Path]:
 
 def _tail(path: Path, lines: int = 20) -> str:
     text = path.read_text(encoding="utf-8", errors="replace")
-    return "\n".join(text.splitlines()[-lines:])
+    return "\n".join(own_lines(text).splitlines()[-lines:])
 
 
 def run_experiment(experiment: str) -> None:
     """Run an experiment on this machine and print where its report is.
 
-    A run that was killed leaves Snakemake's own lock behind. Ours is held by
-    living processes only, so it is safe to clear the stale one.
+    A run that was killed leaves Snakemake's own lock behind, which is cleared if
+    it was of this machine.
 
     Raises:
         RecapError: if the run did not finish.
@@ -128,10 +116,8 @@ def run_experiment(experiment: str) -> None:
     started = time.time()
     try:
         with only_run() as lock:
-            locks = Path(".snakemake/locks")
-            if locks.is_dir() and any(locks.iterdir()):
+            if clear_stale_lock():
                 logger.warning("the last run was interrupted; finished results are kept")
-                snakemake(lock, *common, "--quiet", "all", "--unlock")
             sys.stdout.write(
                 f"Experiment {experiment}: one line a stage; all else is in {RUN_LOG}. "
                 "Ctrl-C stops it, and keeps what is done.\n"

@@ -98,8 +98,7 @@ def _take(folder: Path, gpus: list[str], count: int) -> dict[str, int]:
     for gpu in gpus:
         if len(held) == count:
             break
-        path = folder / f"{gpu.replace('/', '_')}.lock"
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        descriptor = _open_lock(folder / f"{gpu.replace('/', '_')}.lock")
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -108,3 +107,19 @@ def _take(folder: Path, gpus: list[str], count: int) -> dict[str, int]:
         os.set_inheritable(descriptor, True)
         held[gpu] = descriptor
     return held
+
+
+def _open_lock(path: Path) -> int:
+    """Open a GPU's lock, which any user of the machine may have made.
+
+    Linux refuses ``O_CREAT`` on somebody else's file in a sticky folder, so it is made or opened,
+    not both at once. NFS locks only what is open for writing, other file systems don't mind.
+    """
+    previous = os.umask(0)
+    try:
+        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
+    except FileExistsError:
+        writable = os.access(path, os.W_OK)
+        return os.open(path, os.O_RDWR if writable else os.O_RDONLY)
+    finally:
+        os.umask(previous)

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .launch import failed_logs, live_snakemakes
+from .cluster.locks import controllers
+from .launch import failed_logs
 from .progress import RunProgress, duration, gpu_use
 
 Row = dict[str, Any]
@@ -122,7 +123,7 @@ def describe(experiment: str, stages: Mapping[str, Sequence[str]]) -> str:
     """
     rows = [stage_status(name, files) for name, files in stages.items()]
     base = Path("results") / experiment
-    alive = live_snakemakes()
+    alive = controllers()
     lines = [f"Experiment {experiment}: {_state(rows, alive)}", ""]
     lines += [f"  {'stage':<22}{'done':>6} {'of':>6}  {'left':>8}  rate of a job"]
     lines += [_line(row) for row in rows]

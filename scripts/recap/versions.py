@@ -31,6 +31,6 @@ STAGE_VERSIONS: dict[str, int] = {
     "submit": 1,
     "positive_control": 1,
     "compare": 4,
-    "report": 6,
+    "report": 7,
     "costs": 2,
 }

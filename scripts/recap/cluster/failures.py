@@ -69,6 +69,12 @@ CLASSES: dict[str, FailureClass] = {
     "slurm_unreachable": FailureClass(
         True, "it is submitted again when SLURM answers; nothing has to be done", counted=False
     ),
+    "queue_full": FailureClass(
+        True,
+        "it is submitted again as the queue empties; lower `jobs` in the profile to what the "
+        "cluster lets one user submit",
+        counted=False,
+    ),
     "unknown": FailureClass(True, "read the job's log and SLURM's messages"),
     "rejected": FailureClass(
         False,
@@ -77,6 +83,11 @@ CLASSES: dict[str, FailureClass] = {
     ),
     "gpu_memory": FailureClass(
         False, "the model does not fit the card: lower the batch size, or take a larger card"
+    ),
+    "shared_memory": FailureClass(
+        True,
+        "shared memory (/dev/shm) is full or too small: give a container more (`--shm-size`), else "
+        "remove what dead processes left there",
     ),
     "disk_full": FailureClass(False, "free space or raise the quota, then run the same command"),
     "bad_data": FailureClass(False, "correct the input or setting that the log names"),
@@ -95,8 +106,9 @@ class Evidence:
         state: SLURM's, such as ``TIMEOUT``; empty for a job of this machine.
         message: what Snakemake says.
         scheduler_log: output of the job besides its own log: SLURM's messages, Snakemake's.
-        job_log: the log of the job's command.
-        exit_code: of the command; negative for a signal, None if nobody knows it.
+        job_log: the log of the job's command, without torchrun's own lines.
+        exit_code: of the command, or of its first rank that failed; negative for a signal, None
+            if nobody knows it.
     """
 
     state: str = ""
@@ -116,10 +128,13 @@ _STATES = {
 }
 _UNREACHABLE = re.compile(
     r"Unable to contact slurm controller|Connection refused|Socket timed out|"
-    r"Unable to establish control|Zero Bytes were transmitted|Transport endpoint|"
-    # A user's share of the queue is full: it is not when jobs have ended.
-    r"MaxSubmitJob|Job violates accounting/QOS policy.*submit",
+    r"Unable to establish control|Zero Bytes were transmitted|Transport endpoint",
     re.IGNORECASE,
+)
+# A share of the queue, or all of it. The line "Job violates accounting/QOS policy (job submit
+# limit, ...)" comes with every limit; only the limit's name tells, such as QOSMaxSubmitJobPerUser.
+_QUEUE_FULL = re.compile(
+    r"SubmitJob|temporarily unable to accept job|Resource temporarily unavailable", re.IGNORECASE
 )
 # In SLURM's words (slurmstepd, slurmctld); the order is that in which they are believed.
 _SCHEDULER_SAYS = (
@@ -129,6 +144,13 @@ _SCHEDULER_SAYS = (
     (r"DUE TO TIME LIMIT", "time_limit"),
     (r"Unable to (contact slurm controller|confirm allocation)", "slurm_unreachable"),
 )
+# Of torch's DataLoader and of NCCL; "No space left on device" may follow.
+_SHARED_MEMORY = re.compile(
+    r"out of shared memory|insufficient shared memory|"
+    r"shared memory object <(?!.*Too many open files)|"
+    r"unable to allocate shared memory|creating shared memory segment"
+)
+_WORKER_KILLED = re.compile(r"DataLoader worker .*killed by signal: Killed")
 _DISK = re.compile(r"No space left on device|Disk quota exceeded|File too large")
 _BAD_NODE = re.compile(
     r"uncorrectable ECC|No CUDA GPUs are available|device\(s\) is/are busy or unavailable|"
@@ -138,7 +160,7 @@ _BAD_NODE = re.compile(
 )
 _PASSING = re.compile(
     r"Stale file handle|Input/output error|Connection reset|NCCL (error|WARN)|DistBackendError|"
-    r"Address already in use|Broken pipe",
+    r"DistNetworkError|DistStoreError|Address already in use|Broken pipe",
     re.IGNORECASE,
 )
 # What recap.train.signals ends with, and recap.train.stage begins with.
@@ -175,12 +197,19 @@ def _ran_in_vain(job_log: str) -> bool:
 def classify(evidence: Evidence) -> str:
     """Return the class of a failure, a key of :data:`CLASSES`."""
     if "sbatch failed" in evidence.message or "submission failed" in evidence.message:
-        return "slurm_unreachable" if _UNREACHABLE.search(evidence.message) else "rejected"
+        return _by_submission(evidence.message)
     by_cluster = _by_cluster(evidence)
     saved = updates_made(evidence.job_log) is not None
     if saved and by_cluster in ("", "time_limit"):
         return "time_limit" if _ran_in_vain(evidence.job_log) else "stopped"
     return by_cluster or _by_command(evidence)
+
+
+def _by_submission(message: str) -> str:
+    """Return why SLURM did not take a job."""
+    if _UNREACHABLE.search(message):
+        return "slurm_unreachable"
+    return "queue_full" if _QUEUE_FULL.search(message) else "rejected"
 
 
 def _by_cluster(evidence: Evidence) -> str:
@@ -199,10 +228,11 @@ def _by_command(evidence: Evidence) -> str:
     code, log = evidence.exit_code, evidence.job_log
     for matches, name in (
         (code == EXIT_INTERRUPTED, "stopped"),
+        (_SHARED_MEMORY.search(log), "shared_memory"),
         (_DISK.search(log + evidence.scheduler_log), "disk_full"),
         (code == EXIT_BAD_NODE or _BAD_NODE.search(log), "bad_node"),
         # Who kills without a word is the kernel, when the machine's memory is full.
-        (code in _KILLED, "out_of_memory"),
+        (code in _KILLED or _WORKER_KILLED.search(log), "out_of_memory"),
         (code == EXIT_BAD_INPUT, _bad_input(log)),
         (code == EXIT_GATE_FAILED, "gate_failed"),
         (_PASSING.search(log), "unknown"),

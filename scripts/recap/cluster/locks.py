@@ -6,6 +6,7 @@ import shutil
 import socket
 from pathlib import Path
 
+from ..errors import RecapError
 from ..io import read_json, write_json
 
 LOCKS = Path(".snakemake/locks")
@@ -13,28 +14,38 @@ CONTROLLER = Path(".snakemake/recap/controller.json")
 
 
 def note_controller() -> None:
-    """Write down that this process is the Snakemake which holds the folder's lock."""
-    write_json(CONTROLLER, {"host": socket.gethostname(), "process": os.getpid()})
+    """Write down on which machine the Snakemake runs that holds the folder's lock."""
+    write_json(CONTROLLER, {"host": socket.gethostname()})
 
 
 def clear_stale_lock() -> bool:
-    """Remove Snakemake's lock if the process that took it is known to be gone.
+    """Remove Snakemake's lock if it was taken on this machine, and no Snakemake runs here.
 
     Known is only what runs on this machine: a lock taken from another login node stays, and
-    ``snakemake --unlock`` removes it.
+    ``snakemake --unlock`` removes it. A process number would tell nothing: after a restart of
+    the machine any program may have it.
 
     Returns:
         Whether there was such a lock.
     """
-    if not LOCKS.is_dir() or not any(LOCKS.iterdir()) or not CONTROLLER.is_file():
+    if not LOCKS.is_dir() or not any(LOCKS.iterdir()):
         return False
-    owner = read_json(CONTROLLER)
-    if owner["host"] != socket.gethostname() or Path(f"/proc/{owner['process']}").exists():
-        return False
-    if controllers():
+    if _owner_host() != socket.gethostname() or controllers():
         return False
     shutil.rmtree(LOCKS)
     return True
+
+
+def _owner_host() -> str | None:
+    """Return the machine whose Snakemake took the lock; None if nobody knows.
+
+    A file that a full disk or a crash left empty or torn tells nothing.
+    """
+    try:
+        noted = read_json(CONTROLLER)
+    except (RecapError, OSError):
+        return None
+    return noted.get("host") if isinstance(noted, dict) else None
 
 
 def controllers() -> list[int]:

@@ -1,5 +1,6 @@
 """Asking SLURM about jobs, where there is one; never an error where there isn't."""
 
+import math
 import re
 import subprocess
 import time
@@ -10,6 +11,9 @@ from pathlib import Path
 ALIVE = ("PENDING", "CONFIGURING", "RUNNING", "COMPLETING", "SUSPENDED", "REQUEUED", "RESIZING")
 _SECONDS = 30
 _PAUSE = 5.0
+# Between submissions to a full queue; fifty of them take four hours.
+_QUEUE_PAUSE = 30.0
+_LONGEST_QUEUE_PAUSE = 300.0
 
 
 @dataclass(frozen=True)
@@ -139,3 +143,25 @@ def wait_for_controller(limit_seconds: float) -> bool:
             return False
         time.sleep(_PAUSE)
     return True
+
+
+class QueuePause:
+    """Gives a full queue time to empty; the controller itself answers at once."""
+
+    def __init__(self) -> None:
+        self._refusals: dict[tuple[str, ...], list[float]] = {}
+        self._ended = -math.inf
+
+    def wait(self, job: tuple[str, ...]) -> None:
+        """Wait, once for all the jobs that were refused together, and longer each time.
+
+        Args:
+            job: names the submission that was refused.
+        """
+        refusals = self._refusals.setdefault(job, [])
+        seconds = min(_QUEUE_PAUSE * 2 ** len(refusals), _LONGEST_QUEUE_PAUSE)
+        last = refusals[-1] if refusals else time.monotonic() - seconds
+        if self._ended <= last:
+            time.sleep(seconds)
+            self._ended = time.monotonic()
+        refusals.append(time.monotonic())

@@ -44,6 +44,12 @@ class Supervision:
 
     def finish(self) -> None:
         """After the last job: say what failed, and what to do."""
+        try:
+            self._conclude()
+        except Exception:  # the results are there: what is said about them must not fail the run
+            logger.exception("The list of failures could not be finished.")
+
+    def _conclude(self) -> None:
         if self._workflow.executor_plugin.name == "slurm":
             attempts = requeued_attempts(Path.cwd(), self._started)
             self._log.insert(requeued_failures(attempts, self._workflow.dag.jobs))

@@ -15,9 +15,11 @@ from typing import Any
 
 from snakemake_interface_logger_plugins.common import LogEvent
 
+from ..errors import EXIT_BUG
 from .failures import CLASSES, Evidence, classify, find_exit_code, updates_made
 from .records import Failure, FailureLog, job_key
-from .slurm import job_facts, wait_for_controller
+from .slurm import QueuePause, job_facts, wait_for_controller
+from .torchrun import own_lines, rank_exit_code
 
 logger = logging.getLogger("snakemake.logging")
 
@@ -47,6 +49,7 @@ class FailureWatch(logging.Handler):
         self._avoid = avoid
         self._running = running
         self._said = threading.local()
+        self._queue = QueuePause()
 
     def emit(self, record: logging.LogRecord) -> None:
         """Take a record of Snakemake's log."""
@@ -84,6 +87,8 @@ class FailureWatch(logging.Handler):
         free = self._is_free(failure, earlier)
         if failure.kind == "slurm_unreachable":
             wait_for_controller(OUTAGE_SECONDS)
+        elif failure.kind == "queue_full":
+            self._queue.wait(tuple(failure.members))
         if reaction.avoid_node:
             for node in _blamed_nodes(failure):
                 self._avoid(node)
@@ -114,10 +119,13 @@ class FailureWatch(logging.Handler):
         facts = job_facts(number)
         scheduler_log = _read_tail(slurm_log, 200)
         blamed = [path for path in own if not _ended_well(path)] if job.is_group() else own
-        job_log = "\n".join(_read_tail(path, 200) for path in blamed)
+        whole_log = "\n".join(_read_tail(path, 200) for path in blamed)
+        job_log = own_lines(whole_log)
         said = getattr(self._said, "text", "")
         message = str(getattr(record, "rule_msg", None) or "")
         code = find_exit_code(scheduler_log if slurm_log else said)
+        if code == EXIT_BUG:  # torchrun's whatever its ranks end with
+            code = rank_exit_code(whole_log) or code
         kind = classify(Evidence(facts.state, message, scheduler_log, job_log, code))
         shown = job_log.strip() or _slurm_lines(scheduler_log) or said or message
         return Failure(

@@ -2,12 +2,15 @@
 
 import csv
 import io
+import logging
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from ..errors import RecapError
 from ..io import read_json, write_text
+
+logger = logging.getLogger(__name__)
 
 Row = dict[str, Any]
 COLUMNS = (
@@ -21,12 +24,16 @@ def build_leaderboard(results: Path, out: Path) -> int:
     """Write one row a benchmark, experiment and arm; return the number of rows.
 
     Ranks are by accuracy within a benchmark. They order what was measured and
-    decide nothing: whether two arms differ is the verdict's to say.
-
-    Raises:
-        RecapError: if a run card is malformed.
+    decide nothing: whether two arms differ is the verdict's to say. A run card that
+    is not of this version is left out with a warning: it is another experiment's,
+    and no reason to be without the table.
     """
-    rows = [row for path in sorted(results.glob("*/report/run_card.json")) for row in _rows(path)]
+    rows: list[Row] = []
+    for path in sorted(results.glob("*/report/run_card.json")):
+        try:
+            rows += _rows(path)
+        except RecapError as error:
+            logger.warning("left out: %s", error)
     rows.sort(key=lambda row: (row["benchmark"], -row["accuracy"], row["experiment"], row["arm"]))
     ranks: dict[str, int] = {}
     for row in rows:
@@ -54,7 +61,7 @@ def _rows(path: Path) -> list[Row]:
             | _difference(pairs.get((row["benchmark"], row["arm"])))
             for row in card["accuracies"]
         ]
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, ValueError) as error:
         raise RecapError(
             f"{path}: not a run card of this version ({error!r}); make that report again"
         ) from error

@@ -21,6 +21,13 @@ AWAY = (
 REFUSED = (
     "SLURM sbatch failed. The error message was 'sbatch: error: invalid partition specified: gpuu'"
 )
+LIMIT = (
+    "SLURM sbatch failed. The error message was 'sbatch: error: {}\nsbatch: error: Batch job "
+    "submission failed: Job violates accounting/QOS policy (job submit limit, user's size and/or "
+    "time limits)'"
+)
+BUSY = "SLURM sbatch failed. The error message was 'sbatch: error: Batch job submission failed: {}'"
+WORKER = f"{TRACEBACK}\nRuntimeError: DataLoader worker (pid 7) is killed by signal: "
 SAVED = "ERROR recap.cli: stopped by SIGTERM after update 7 of 24; run the same command again"
 
 
@@ -46,12 +53,52 @@ SAVED = "ERROR recap.cli: stopped by SIGTERM after update 7 of 24; run the same 
         ("slurm_unreachable", Evidence(message=AWAY)),
         ("slurm_unreachable", Evidence(state="FAILED", scheduler_log=AWAY)),
         ("rejected", Evidence(message=REFUSED)),
+        # What every limit is answered with; only its name tells whether waiting helps.
+        ("rejected", Evidence(message=LIMIT.format("QOSMaxWallDurationPerJobLimit"))),
+        ("rejected", Evidence(message=LIMIT.format("QOSMaxGRESPerUser"))),
+        ("queue_full", Evidence(message=LIMIT.format("QOSMaxSubmitJobPerUserLimit"))),
+        ("queue_full", Evidence(message=LIMIT.format("AssocGrpSubmitJobsLimit"))),
+        ("queue_full", Evidence(message=BUSY.format("Resource temporarily unavailable"))),
+        ("queue_full", Evidence(message=BUSY.format("Slurm temporarily unable to accept job"))),
         ("bad_data", Evidence(exit_code=2, job_log="ERROR recap.cli: corpus.jsonl: no `id`")),
         ("gate_failed", Evidence(exit_code=3, job_log="ERROR recap.cli: first loss is 12.1")),
         ("bad_node", Evidence(exit_code=4, job_log="ERROR recap.cli: node gpu3: 1 of 2 GPUs")),
         ("bad_node", Evidence(exit_code=1, job_log="RuntimeError: No CUDA GPUs are available")),
         ("bug", Evidence(exit_code=1, job_log=TRACEBACK)),
         ("unknown", Evidence(exit_code=1, job_log=f"{TRACEBACK}\nOSError: Stale file handle")),
+        (
+            "unknown",
+            Evidence(
+                exit_code=1,
+                job_log=f"{TRACEBACK}\ntorch.distributed.DistNetworkError: The client socket has "
+                "timed out after 600000ms while trying to connect to (gpu1, 29500).",
+            ),
+        ),
+        ("out_of_memory", Evidence(exit_code=1, job_log=f"{WORKER}Killed. ")),
+        (
+            "shared_memory",
+            Evidence(
+                exit_code=1,
+                job_log=f"{WORKER}Bus error. It is possible that dataloader's workers are out of "
+                "shared memory. Please try to raise your shared memory limit.",
+            ),
+        ),
+        (
+            "shared_memory",
+            Evidence(
+                exit_code=1,
+                job_log=f"{TRACEBACK}\nRuntimeError: unable to open shared memory object "
+                "</torch_7_1> in read-write mode: No space left on device (28)",
+            ),
+        ),
+        (
+            "shared_memory",
+            Evidence(
+                exit_code=-7,
+                job_log="ERROR: Unexpected bus error encountered in worker. This might be caused "
+                "by insufficient shared memory (shm).",
+            ),
+        ),
         ("unknown", Evidence(exit_code=1, job_log="")),
         ("unknown", Evidence()),
         ("disk_full", Evidence(exit_code=1, scheduler_log="OSError: No space left on device")),

@@ -11,7 +11,13 @@ from types import SimpleNamespace
 import pytest
 
 from recap.cluster import supervision
-from recap.cluster.locks import LOCKS, clear_stale_lock, controllers, note_controller
+from recap.cluster.locks import (
+    CONTROLLER,
+    LOCKS,
+    clear_stale_lock,
+    controllers,
+    note_controller,
+)
 from recap.cluster.slurm import LiveJob, job_facts, live_jobs
 from recap.io import write_json
 
@@ -24,34 +30,37 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def owned_by(process: int, host: str = socket.gethostname()) -> None:
-    write_json(".snakemake/recap/controller.json", {"host": host, "process": process})
-
-
-def dead_process() -> int:
-    done = subprocess.Popen([sys.executable, "-c", ""])
-    done.wait()
-    return done.pid
-
-
 def test_the_lock_of_a_process_that_is_gone_is_cleared(folder: Path) -> None:
-    owned_by(dead_process())
+    note_controller()
     assert clear_stale_lock()
     assert not LOCKS.exists()
     assert not clear_stale_lock()
 
 
+def test_a_process_that_got_the_number_of_the_killed_one_keeps_no_lock(folder: Path) -> None:
+    """Earlier versions noted the number, and any live process with it kept the lock for ever."""
+    write_json(CONTROLLER, {"host": socket.gethostname(), "process": os.getpid()})
+    assert clear_stale_lock()
+
+
 def test_a_lock_stays_while_its_owner_may_be_alive(folder: Path) -> None:
     assert not clear_stale_lock()  # nobody knows whose it is
-    owned_by(dead_process(), host="another-login-node")
+    write_json(CONTROLLER, {"host": "another-login-node"})
     assert not clear_stale_lock()
-    note_controller()
+    assert LOCKS.exists()
+
+
+@pytest.mark.parametrize("text", ["", '{"ho', "[]", "{}"])
+def test_a_torn_note_tells_nothing(folder: Path, text: str) -> None:
+    """It is read while the workflow is parsed, which must go on."""
+    CONTROLLER.parent.mkdir(parents=True)
+    CONTROLLER.write_text(text)
     assert not clear_stale_lock()
     assert LOCKS.exists()
 
 
 def test_another_snakemake_of_the_folder_keeps_the_lock(folder: Path) -> None:
-    owned_by(dead_process())
+    note_controller()
     (folder / "snakemake").symlink_to(sys.executable)
     other = subprocess.Popen(["./snakemake", "-c", "import time; time.sleep(30)"], cwd=folder)
     try:
@@ -117,3 +126,13 @@ def test_after_the_wait_the_same_command_starts_anew(monkeypatch: pytest.MonkeyP
     )
     supervision.Supervision(workflow, Path("failures.json"))._await_earlier_jobs()
     assert done == ["unlock", f"{sys.executable} {sys.orig_argv}"]
+
+
+def test_nothing_that_goes_wrong_at_the_end_fails_a_run(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    workflow = SimpleNamespace(
+        is_main_process=False, executor_plugin=SimpleNamespace(name="local"), scheduler=None
+    )
+    supervision.Supervision(workflow, tmp_path / "failures.json").finish()
+    assert "The list of failures could not be finished" in caplog.text

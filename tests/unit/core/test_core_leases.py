@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from recap.leases import FOLDER, _take
+
 SCRIPT = Path(__file__).resolve().parents[3] / "scripts" / "lease_gpus.py"
 
 
@@ -105,3 +107,34 @@ def test_the_command_s_exit_code_is_the_job_s(machine) -> None:
     job = start(machine, 1, "exit 75")
     job.communicate(timeout=60)
     assert job.returncode == 75
+
+
+def test_locks_are_for_every_user_of_the_machine(machine, tmp_path: Path) -> None:
+    job = start(machine, 2, SHOW)
+    assert shown(job) == "GPU-aaa,GPU-bbb"
+    for name in ("GPU-aaa", "GPU-bbb"):
+        mode = (tmp_path / FOLDER / f"{name}.lock").stat().st_mode
+        assert mode & 0o777 == 0o666
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can be somebody else")
+@pytest.mark.parametrize("mode", [0o666, 0o644])
+def test_the_locks_of_another_user_are_taken(tmp_path: Path, mode: int) -> None:
+    folder = tmp_path / FOLDER
+    folder.mkdir()
+    folder.chmod(0o1777)
+    lock = folder / "0.lock"
+    lock.touch()
+    lock.chmod(mode)
+    os.chown(lock, 1, 1)
+    child = os.fork()
+    if not child:  # nothing but the exit code comes back
+        code = 1
+        try:
+            os.chdir(folder)
+            os.setuid(65534)
+            descriptors = _take(Path(), ["0"], 1)
+            code = 0 if list(descriptors) == ["0"] else 2
+        finally:
+            os._exit(code)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0

@@ -271,7 +271,7 @@ def test_status_of_a_finished_and_of_an_unknown_experiment(project):
 
 
 def test_status_of_a_running_experiment(project, monkeypatch):
-    monkeypatch.setattr(status, "live_snakemakes", lambda: [42])
+    monkeypatch.setattr(status, "controllers", lambda: [42])
     write(Path(".snakemake/log/2026.snakemake.log"), LOG)
     write(Path("done"), "")
     text = status.describe("demo", {"a": ["done"], "b": ["missing"]})
