@@ -27,7 +27,7 @@ STAGE_VERSIONS: dict[str, int] = {
     "ocr": 1,
     "predict": 3,
     "majority": 2,
-    "score": 4,
+    "score": 5,
     "submit": 1,
     "positive_control": 1,
     "compare": 4,

@@ -96,7 +96,7 @@ class Benchmark(ABC):
             annotations: the benchmark's own file or folder of references.
             protocol: the protocol the answers were made under.
             questions: the question file, for benchmarks whose references do not
-                name the question.
+                name the question or its picture.
         """
 
     def admitted_answers(self, question: Question) -> tuple[str, ...]:
