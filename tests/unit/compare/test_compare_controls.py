@@ -118,6 +118,15 @@ def test_a_missing_or_mislabelled_control_stops(tmp_path):
         load_inputs(path)
 
 
+def test_a_controls_score_is_no_arms(tmp_path):
+    path = Experiment(tmp_path).write()
+    score = json.loads(path.read_text())["evaluations"][-1]["score"]
+    document = json.loads(Path(score).read_text()) | {"control": "blank_image"}
+    Path(score).write_text(json.dumps(document))
+    with pytest.raises(GateError, match="score.json: answers of the control blank_image"):
+        compare(load_inputs(path), FAST)
+
+
 def test_a_twin_with_the_same_seeds_is_refused(tmp_path):
     experiment = Experiment(tmp_path, twin=True)
     path = experiment.write()

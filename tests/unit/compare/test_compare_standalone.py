@@ -74,6 +74,13 @@ def test_simulated_answers_are_refused(tmp_path: Path) -> None:
         compare_answer_files(files, FAST)
 
 
+@pytest.mark.parametrize("control", ["blank_image", "text_only_majority"])
+def test_answers_of_a_control_are_no_arm(tmp_path: Path, control: str) -> None:
+    files = write_files(tmp_path, ["a", "b"], ["a", "c"], {"control": control})
+    with pytest.raises(GateError, match=rf"old\.jsonl: answers of the control {control}"):
+        compare_answer_files(files, FAST)
+
+
 def test_five_distinct_answers_to_thousands_are_refused(tmp_path: Path) -> None:
     counts = {"text": 2950, "unknown": 855, "3": 642, "Nike": 485, "blue": 68}
     answers = [text for text, count in counts.items() for _ in range(count)]
