@@ -58,9 +58,9 @@ class Scores:
 
     Attributes:
         rows: one row a scored unit, each with ``question_id``, ``image_id``,
-            ``question``, ``prediction``, ``normalized``, ``accuracy`` (0 to 1),
-            ``question_type`` and ``has_ocr``; where answers are open, also
-            ``answer_words``, the length of the reference answer.
+            ``question``, ``prediction``, ``normalized`` (the answer as ``accuracy``
+            sees it), ``accuracy`` (0 to 1), ``question_type`` and ``has_ocr``; where
+            answers are open, also ``answer_words``, the length of the reference answer.
         facts: further figures of this benchmark, for the score document.
     """
 

@@ -127,12 +127,15 @@ def _by_index(
 def _score_row(
     base: int, row: Mapping[str, str], judged: dict[str, Any], picture: str
 ) -> dict[str, Any]:
+    given = " | ".join(judged["answers"])
     return {
         "question_id": base,
         "image_id": picture,
         "question": row.get("question") or str(base),
-        "prediction": " | ".join(judged["answers"]),
-        "normalized": "".join(judged["letters"]),
+        "prediction": given,
+        # The strict accuracy compares answers as they are; letters are for the robust one.
+        "normalized": given,
+        "letters": "".join(judged["letters"]),
         "accuracy": judged["circular"],
         "question_type": row.get("category") or "unknown",
         "has_ocr": False,
