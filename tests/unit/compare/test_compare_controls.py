@@ -141,6 +141,16 @@ def test_a_twin_with_the_same_seeds_is_refused(tmp_path):
         compare(load_inputs(path), FAST)
 
 
+def test_no_twin_is_exempt_from_the_contract(tmp_path):
+    experiment = Experiment(tmp_path, twin=True)
+    path = experiment.write()
+    experiment.edit(path.name, lambda d: d["arms"][2].update(matched=False))
+    manifest = "arms/baseline_twin/train.manifest.json"
+    experiment.edit(manifest, lambda m: m["details"].update(ids_sha256="other"))
+    with pytest.raises(GateError, match="baseline_twin: ids, in order is other"):
+        compare(load_inputs(path), FAST)
+
+
 def same_size(experiment: Experiment) -> Path:
     path = experiment.write()
 
