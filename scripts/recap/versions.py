@@ -30,7 +30,7 @@ STAGE_VERSIONS: dict[str, int] = {
     "score": 5,
     "submit": 1,
     "positive_control": 1,
-    "compare": 4,
-    "report": 6,
+    "compare": 5,
+    "report": 7,
     "costs": 2,
 }

@@ -63,6 +63,23 @@ def test_a_model_that_sees_beats_its_blank_control(tmp_path):
     assert document == compare(load_inputs(path), FAST)[0]
 
 
+@pytest.mark.parametrize(("questions", "beaten"), [(2, False), (14, False), (16, True)])
+def test_few_images_show_no_spread_and_beat_nothing(tmp_path, questions, beaten):
+    """Two questions an image, each right with its picture and wrong without."""
+    wrong = {"accuracy": 0.0, "normalized": "x", "prediction": "x"}
+    path = with_control(Experiment(tmp_path, questions=questions), lambda n, row: wrong)
+    for item in json.loads(path.read_text())["evaluations"]:
+        rows = [row | {"accuracy": 1.0} for row in read_jsonl(item["scores"])]
+        Path(item["scores"]).write_text("".join(json.dumps(row) + "\n" for row in rows))
+        score = {"accuracy": 100, "n": questions}
+        Path(item["score"]).write_text(json.dumps(score))
+    document, rows = controls_of(path)
+    for row in rows:
+        assert (row["difference"], row["interval"], row["beats_control"]) == (100, None, beaten)
+        assert f"no interval, {questions // 2} images show no spread" in row["sentence"]
+    assert ("Controls" in document["warning"]) != beaten
+
+
 def test_a_model_that_ignores_the_image_is_said_to(tmp_path):
     path = with_control(Experiment(tmp_path), lambda n, row: {})
     document, rows = controls_of(path)
