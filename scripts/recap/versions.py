@@ -20,7 +20,7 @@ STAGE_VERSIONS: dict[str, int] = {
     "policy": 2,
     "dataset": 1,
     "funnel": 1,
-    "quality": 1,
+    "quality": 2,
     "train": 6,
     "merge": 4,
     "convert": 1,
