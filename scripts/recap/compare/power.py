@@ -18,6 +18,7 @@ from ..errors import RecapError
 from ..io import read_json
 from ..settings import CompareSettings
 from .contrast import detectable_effect
+from .crossed import typical_between
 from .inputs import ComparisonInputs, PerfInputs, load_inputs
 from .resampling import Spread, crossed_spread, crossed_table
 from .scores import BenchmarkScores, load_scores
@@ -57,11 +58,15 @@ class RunCost:
 
 
 def variance_parts(spread: Spread) -> Parts:
-    """Return the parts of a pilot's spread, none below zero."""
+    """Return the parts of a pilot's spread, none below zero.
+
+    The seeds' part is read as the report reads it, so that for the pilot's own design
+    :func:`scaled_spread` leads back to the report's minimum detectable effect.
+    """
     return Parts(
         image=max(0.0, spread.image_variance - spread.noise_variance) * spread.images,
         noise=spread.noise_variance * spread.images * spread.seeds,
-        seed=spread.seed_variance * spread.seeds,
+        seed=(typical_between(spread) - spread.noise_variance) * spread.seeds,
     )
 
 
