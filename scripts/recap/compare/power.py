@@ -218,9 +218,7 @@ def _is_answering(job: PerfInputs, benchmark: str) -> bool:
     return job.stage == "predict_shard" and re.search(name, job.label) is not None
 
 
-def _device_seconds(
-    inputs: ComparisonInputs, wanted: Callable[[PerfInputs], bool]
-) -> float | None:
+def _device_seconds(inputs: ComparisonInputs, wanted: Callable[[PerfInputs], bool]) -> float | None:
     """Return seconds times devices of all jobs of a kind; none if any is unknown.
 
     A job that went on after a kill recorded its last part alone, and is scaled to

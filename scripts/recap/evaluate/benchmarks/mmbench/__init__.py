@@ -115,7 +115,7 @@ def _check_keys(rows: Sequence[tuple[int, Mapping[str, str]]], path: Path) -> No
         if row["answer"] not in tuple(LETTERS):
             raise RecapError(
                 f"{path}, line {line} (index {row['index']}): the answer is {row['answer']!r}, "
-                f"not one of {', '.join(LETTERS)}; a split without public keys cannot be scored here"
+                f"not one of {', '.join(LETTERS)}; a split without keys cannot be scored here"
             )
 
 
