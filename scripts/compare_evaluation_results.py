@@ -22,7 +22,11 @@ def parser() -> argparse.ArgumentParser:
     files.add_argument("--baseline_results", type=Path, help="answers of the reference")
     files.add_argument("--annotations", type=Path, help="the benchmark's annotations")
     files.add_argument("--kind", default="textvqa", help="of benchmark, such as gqa")
-    files.add_argument("--questions", type=Path, help="question file, for POPE")
+    files.add_argument(
+        "--questions",
+        type=Path,
+        help="question file, for POPE, and for TextVQA's form where ids are not those of pictures",
+    )
     files.add_argument("--output", type=Path, help="evaluation report to write")
     result.add_argument("--out", type=Path, help="comparison document to write")
     result.add_argument("--lmms-eval", type=Path, help="folder for results in lmms-eval's form")

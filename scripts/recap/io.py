@@ -181,17 +181,29 @@ def numbered_jsonl(path: str | Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """Yield (line number from 1, object) of a JSONL file; see :func:`iter_jsonl`."""
     if not Path(path).is_file():
         raise RecapError(f"{path} does not exist")
-    with Path(path).open(encoding="utf-8") as stream:
+    for number, line in _lines(path):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise RecapError(f"{path}, line {number}: not valid JSON ({error})") from error
+        if not isinstance(row, dict):
+            raise RecapError(f"{path}, line {number}: expected an object")
+        yield number, row
+
+
+def _lines(path: str | Path) -> Iterator[tuple[int, str]]:
+    # Bytes are decoded line by line: a text stream reads ahead, past the line at fault.
+    with Path(path).open("rb") as stream:
         for number, line in enumerate(stream, start=1):
-            if not line.strip():
-                continue
             try:
-                row = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise RecapError(f"{path}, line {number}: not valid JSON ({error})") from error
-            if not isinstance(row, dict):
-                raise RecapError(f"{path}, line {number}: expected an object")
-            yield number, row
+                yield number, line.decode("utf-8")
+            except UnicodeDecodeError as error:
+                raise RecapError(
+                    f"{path}, line {number}: not UTF-8 ({error}); convert the file, for instance "
+                    "with iconv"
+                ) from error
 
 
 def read_jsonl(path: str | Path) -> list[dict[str, Any]]:

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from .crossed import half_width
-from .resampling import FloatArray, IntArray, crossed_spread, crossed_table
+from .resampling import FEWEST_IMAGES, FloatArray, IntArray, crossed_spread, crossed_table
 from .scores import BenchmarkScores
 
 Row = dict[str, Any]
@@ -44,6 +44,9 @@ def category_rows(
 ) -> list[Row]:
     """Return the difference within each category, with a closed-form interval.
 
+    Fewer than eight images, or differences that are all alike, show no spread: then
+    there is none.
+
     Args:
         categories: a value for each of N questions, by name.
         images: (N,) image number of each question.
@@ -57,7 +60,8 @@ def category_rows(
             inside = values == value
             numbers = np.unique(images[inside], return_inverse=True)[1]
             table = crossed_table(differences[:, inside], numbers.astype(np.int64))
-            half = half_width(crossed_spread(table), confidence)
+            enough = table.sizes.size >= FEWEST_IMAGES
+            half = half_width(crossed_spread(table), confidence) if enough else 0.0
             rows.append(
                 {
                     "category": name,
@@ -65,7 +69,7 @@ def category_rows(
                     "questions": int(inside.sum()),
                     "images": int(table.sizes.size),
                     "difference": table.mean,
-                    "interval": [table.mean - half, table.mean + half],
+                    "interval": [table.mean - half, table.mean + half] if half > 0 else None,
                 }
             )
     return rows

@@ -1,6 +1,7 @@
 """The comparison document: every number the report shows, in one JSON."""
 
 import logging
+from pathlib import Path
 from typing import Any
 
 from ..errors import GateError
@@ -53,7 +54,8 @@ def check_score_files(inputs: ComparisonInputs, scores: BenchmarkScores) -> None
     """Check each score.json against the mean and number of its own questions.
 
     Raises:
-        GateError: if accuracy (points) or count differ.
+        GateError: if accuracy (points) or count differ, or answers are
+            simulated or of a control condition.
     """
     for arm in inputs.arm_names:
         for row, seed in zip(scores.accuracy[arm], scores.seeds, strict=True):
@@ -62,11 +64,26 @@ def check_score_files(inputs: ComparisonInputs, scores: BenchmarkScores) -> None
             stated, count = document.get("accuracy", float("nan")), document.get("n")
             if document.get("simulated", False):
                 raise GateError(f"{path}: marked as simulated; only a model's answers count")
+            refuse_control(document, path)
             if count != row.size or not abs(stated - row.mean()) < _TOLERANCE_POINTS:
                 raise GateError(
                     f"{path}: states {stated} points on {count} questions, but its questions "
                     f"give {row.mean():.4f} on {row.size}; score the run again"
                 )
+
+
+def refuse_control(score: Row, path: Path) -> None:
+    """Refuse a score document of answers that a control condition made.
+
+    Raises:
+        GateError: naming ``path`` and the control.
+    """
+    control = score.get("control", "none")
+    if control != "none":
+        raise GateError(
+            f"{path}: answers of the control {control}, which no arm gave; compare a model's "
+            "answers to the questions with their own pictures"
+        )
 
 
 def assemble(

@@ -10,7 +10,7 @@ from ..io import read_json
 from ..settings import CompareSettings
 from .contrast import derived_seed
 from .inputs import ComparisonInputs, ControlInputs
-from .resampling import FloatArray, crossed_interval, crossed_table
+from .resampling import FEWEST_IMAGES, FloatArray, crossed_interval, crossed_table
 from .scores import BenchmarkScores, align_scores, read_rows
 from .verdicts import interval_text, percent, points
 
@@ -33,11 +33,12 @@ def control_rows(
     """Return one row a control condition and arm: the model against its control.
 
     Differences are paired by question and seed, model minus control, in points,
-    with the interval of :func:`~.resampling.crossed_interval`. Rows carry
+    with the interval of :func:`~.resampling.crossed_interval`; none where fewer than
+    eight images, or differences that are all alike, show no spread. Rows carry
     ``control``, ``arm``, ``accuracy`` (of the control) and ``seed_accuracy``,
     ``model_accuracy``, ``difference``, ``interval``, ``same_answers``,
     ``image_ignored`` (no answer changed), ``beats_control`` (the interval lies
-    above zero) and ``sentence``.
+    above zero, or every difference does on eight images or more) and ``sentence``.
 
     Raises:
         GateError: if a control answered other questions than the model, or its
@@ -69,6 +70,7 @@ def _row(
         samples=settings.bootstrap_samples,
         seed=derived_seed(settings.seed, scores.benchmark, arm, condition),
     )
+    enough = table.sizes.size >= FEWEST_IMAGES
     same = control.predictions[condition] == scores.predictions[arm]
     row: Row = {
         "control": condition,
@@ -77,12 +79,12 @@ def _row(
         "seed_accuracy": [_mean(values) for values in accuracy],
         "model_accuracy": _mean(scores.accuracy[arm]),
         "difference": table.mean,
-        "interval": [low, high],
+        "interval": [low, high] if enough and low < high else None,
         "same_answers": {"answers": int(same.size), "count": int(np.count_nonzero(same))},
         "image_ignored": bool(same.all()),
-        "beats_control": low > 0,
+        "beats_control": enough and low > 0,
     }
-    return {**row, "sentence": _sentence(row, scores.benchmark, settings.confidence)}
+    return {**row, "sentence": _sentence(row, scores, settings.confidence)}
 
 
 def _aligned(
@@ -122,12 +124,15 @@ def _mean(values: FloatArray) -> float:
     return float(values.mean())
 
 
-def _sentence(row: Row, benchmark: str, confidence: float) -> str:
+def _sentence(row: Row, scores: BenchmarkScores, confidence: float) -> str:
     shown, meaning = CONDITIONS[row["control"]]
+    benchmark = scores.benchmark
+    spread = f"no interval, {scores.image_count} images show no spread"
+    if row["interval"] is not None:
+        spread = f"{percent(confidence)} interval {interval_text(row['interval'])}"
     size = (
         f"{points(row['model_accuracy'])} against {points(row['accuracy'])} points with {shown}: "
-        f"{points(row['difference'], sign=True)}, {percent(confidence)} interval "
-        f"{interval_text(row['interval'])}"
+        f"{points(row['difference'], sign=True)}, {spread}"
     )
     if row["beats_control"]:
         return f"{row['arm']} beats its control on {benchmark} ({size})."

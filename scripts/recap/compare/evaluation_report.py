@@ -92,15 +92,15 @@ def _model(arm: Row, scores: BenchmarkScores, inputs: ComparisonInputs, confiden
 
 
 def _metrics(document: Row, rows: list[Row], scores: BenchmarkScores, models: Row) -> Row:
-    """Return the pair's metrics, for the first arm that is compared with the reference."""
+    """Return the pairs' metrics, and at the top those of the first pair that is no A/A pair."""
     types = {question["question_type"] for question in scores.questions}
     metrics: Row = {
         "question_type_coverage": len(types - {None}),
         "evaluation_method": _method(document),
         "pairs": [_pair(row, models) for row in rows],
     }
-    if rows:
-        first = metrics["pairs"][0]
+    first = next((_pair(row, models) for row in rows if not row["identical_pair"]), None)
+    if first is not None:
         names = ("diversity_improvement", "answer_consistency")
         metrics = {name: first[name] for name in names} | metrics
     return metrics

@@ -93,7 +93,8 @@ def check_contract(inputs: ComparisonInputs) -> list[dict[str, Any]]:
         ``description``, ``reference_value``, ``value``, ``ok``.
 
     Raises:
-        GateError: naming every violation of an arm that isn't declared unmatched.
+        GateError: naming every violation of an arm that isn't declared unmatched. The
+            arms of an A/A pair cannot be.
     """
     facts = {arm.arm: arm_facts(inputs, arm) for arm in inputs.arms}
     rows = []
@@ -133,7 +134,11 @@ def _holds(fact: str, value: Any, other: Any) -> bool:
 
 
 def _require(inputs: ComparisonInputs, rows: list[dict[str, Any]]) -> None:
-    declared = {arm.arm for arm in inputs.arms if not arm.matched and arm.compared_with is None}
+    declared = {
+        arm.arm
+        for arm in inputs.arms
+        if not arm.matched and arm.compared_with is None and arm.identical_to is None
+    }
     broken = [row for row in rows if not row["ok"] and row["arm"] not in declared]
     if not broken:
         return

@@ -5,8 +5,10 @@ do together (1/(C S)) and with the seeds (1/S). The pilot shows the three parts;
 the plan scales them and asks the verdict's own formula what it could detect.
 """
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,8 @@ from ..errors import RecapError
 from ..io import read_json
 from ..settings import CompareSettings
 from .contrast import detectable_effect
-from .inputs import ComparisonInputs, load_inputs
+from .crossed import typical_between
+from .inputs import ComparisonInputs, PerfInputs, load_inputs
 from .resampling import Spread, crossed_spread, crossed_table
 from .scores import BenchmarkScores, load_scores
 
@@ -55,11 +58,15 @@ class RunCost:
 
 
 def variance_parts(spread: Spread) -> Parts:
-    """Return the parts of a pilot's spread, none below zero."""
+    """Return the parts of a pilot's spread, none below zero.
+
+    The seeds' part is read as the report reads it, so that for the pilot's own design
+    :func:`scaled_spread` leads back to the report's minimum detectable effect.
+    """
     return Parts(
         image=max(0.0, spread.image_variance - spread.noise_variance) * spread.images,
         noise=spread.noise_variance * spread.images * spread.seeds,
-        seed=spread.seed_variance * spread.seeds,
+        seed=(typical_between(spread) - spread.noise_variance) * spread.seeds,
     )
 
 
@@ -189,11 +196,11 @@ def fewest_seeds(detectable: dict[int, float], effect: float) -> int | None:
 def cost_of_a_run(inputs: ComparisonInputs, benchmark: str) -> RunCost | None:
     """Return the mean cost of one arm with one seed, if every job recorded it."""
     training = _device_seconds(inputs, _is_training)
-    answering = _device_seconds(inputs, lambda label: _is_answering(label, benchmark))
+    answering = _device_seconds(inputs, partial(_is_answering, benchmark=benchmark))
     if training is None or answering is None:
         return None
     runs = len(inputs.arms) * len(inputs.seeds) * 3600
-    figures = [read_json(item.path) for item in inputs.perf if _is_training(item.label)]
+    figures = [read_json(item.path) for item in inputs.perf if _is_training(item)]
     return RunCost(
         training_hours=training / runs,
         answering_hours=answering / runs,
@@ -201,31 +208,38 @@ def cost_of_a_run(inputs: ComparisonInputs, benchmark: str) -> RunCost | None:
     )
 
 
-def _is_training(label: str) -> bool:
-    return label.startswith(_TRAINING_LABELS)
+def _is_training(job: PerfInputs) -> bool:
+    return job.label.startswith(_TRAINING_LABELS)
 
 
-def _is_answering(label: str, benchmark: str) -> bool:
-    """Tell whether a job answered a benchmark, as it is or under a control."""
-    words = label.split()
-    return words[0] == "predict" and words[-1].split(".")[0] == benchmark
+def _is_answering(job: PerfInputs, benchmark: str) -> bool:
+    """Tell whether a run's job answered a benchmark, as it is or under a control."""
+    name = rf"\.seed\d+\.{re.escape(benchmark)}(\.[a-z_]+)?\.\d+_\d+$"
+    return job.stage == "predict_shard" and re.search(name, job.label) is not None
 
 
-def _device_seconds(inputs: ComparisonInputs, wanted: Callable[[str], bool]) -> float | None:
+def _device_seconds(inputs: ComparisonInputs, wanted: Callable[[PerfInputs], bool]) -> float | None:
     """Return seconds times devices of all jobs of a kind; none if any is unknown.
 
-    A training that went on after a kill recorded its last part alone, and is
-    scaled to all of its updates. One that had none left to make counts as the others do.
+    A job that went on after a kill recorded its last part alone, and is scaled to
+    the whole of it. One that had nothing left to do counts as the others do.
     """
-    figures = [read_json(item.path) for item in inputs.perf if wanted(item.label)]
+    figures = [read_json(item.path) for item in inputs.perf if wanted(item)]
     if not figures or any("wall_seconds" not in row for row in figures):
         return None
     known = []
     for row in figures:
-        made, before = row.get("updates", 1), row.get("resumed_from_update", 0)
+        made, before = _done(row)
         if made:
             known.append(row["wall_seconds"] * row.get("world_size", 1) * (made + before) / made)
     return sum(known) * len(figures) / len(known) if known else None
+
+
+def _done(row: Row) -> tuple[int, int]:
+    """Return what a job did in the part it recorded, and what was there before."""
+    if "resumed_answers" in row:
+        return row["items"], row["resumed_answers"]
+    return row.get("updates", 1), row.get("resumed_from_update", 0)
 
 
 def describe(plan: Row) -> Sequence[str]:

@@ -15,6 +15,8 @@ from scipy import stats
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
 
+FEWEST_IMAGES = 8
+"""Where to look further, and controls, have no interval over fewer images than this."""
 _CELLS_AT_ONCE = 4_000_000
 
 

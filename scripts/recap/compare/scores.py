@@ -39,7 +39,7 @@ class BenchmarkScores:
             ``truth``, ``answer_words`` (the last three may be none).
         images: (N,) image number of each question, 0 to C - 1.
         accuracy: arm to (S, N) points, 0 to 100.
-        normalized: arm to (S, N) normalised answers, as strings.
+        normalized: arm to (S, N) answers in the form that is scored, as strings.
         predictions: arm to (S, N) answers as given.
     """
 

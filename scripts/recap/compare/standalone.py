@@ -15,7 +15,7 @@ from ..evaluate.score import hash_path, score_answers
 from ..hashing import sha256_file
 from ..io import read_json
 from ..settings import CompareSettings, explain
-from .comparison import assemble, check_score_files
+from .comparison import assemble, check_score_files, refuse_control
 from .evaluation_report import evaluation_report
 from .inputs import ArmInputs, BenchmarkInputs, ComparisonInputs, EvaluationInputs
 from .lmms_export import export_runs
@@ -36,7 +36,8 @@ class AnswerFiles:
         reference: answers it is compared with.
         annotations: the benchmark's own annotations.
         kind: of benchmark; TextVQA's prompts tell whether they list OCR tokens.
-        questions: question file, for benchmarks whose scorer needs it.
+        questions: question file, for POPE's scorer, and to tell which questions of
+            TextVQA's form share a picture where their ids don't.
     """
 
     arm: Path
@@ -64,9 +65,9 @@ def compare_answer_files(
         lmms_eval: folder for the results in lmms-eval's form, if wanted.
 
     Raises:
-        GateError: for simulated, degenerate or missing answers, for annotated
-            questions that are not answered, or if the two files answer different
-            questions.
+        GateError: for simulated, degenerate or missing answers, for answers of a
+            control, for annotated questions that are not answered, or if the two
+            files answer different questions.
         RecapError: for malformed files.
     """
     kind = files.kind
@@ -113,6 +114,7 @@ def _score_all(files: AnswerFiles, protocol: BenchmarkProtocol, folder: Path) ->
         score_answers(
             benchmark, protocol, path, files.annotations, score, rows, questions=files.questions
         )
+        refuse_control(read_json(score), path)
         _require_all(path, score, files.annotations)
         evaluations.append(
             EvaluationInputs(

@@ -45,7 +45,7 @@ def _environment(*, autoescape: bool) -> Environment:
     result.filters |= {
         "points": points,
         "signed": lambda value: points(value, sign=True),
-        "interval": interval_text,
+        "interval": lambda value: "none" if value is None else interval_text(value),
         "plain_interval": lambda value: interval_text(value, sign=False),
         "percent": percent,
         "share": lambda value: f"{100 * value:.1f}%",

@@ -61,8 +61,9 @@ def sentence(row: Mapping[str, Any], confidence: float) -> str:
         f"{interval_text(row['interval'])}"
     )
     effect = points(row["minimum_detectable_effect"])
-    if row["changed_answers"]["count"] == 0:
-        answers = row["changed_answers"]["answers"]
+    changed = row["changed_answers"]
+    if not any(changed[name] for name in ("count", "gained", "lost")):
+        answers = changed["answers"]
         return (
             f"{row['arm']} is not distinguishable from {row['reference']} on {row['benchmark']}: "
             f"both gave the same {answers} answers; effects below {effect} points cannot be "

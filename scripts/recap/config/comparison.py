@@ -122,9 +122,8 @@ class ComparisonWiring:
 
     def _arm(self, arm: str, trained: bool) -> dict[str, Any]:
         row = self._wiring.experiment.arms[arm]
-        reference = self._wiring.experiment.arms[self._config.reference_arm]
         folder = f"{self._base}/arms/{self._wiring.data_arm(arm)}"
-        linked = {row.match_ids_to or arm, reference.match_ids_to or self._config.reference_arm}
+        other = row.identical_to or self._config.reference_arm
         return {
             "arm": arm,
             "description": row.description,
@@ -132,13 +131,18 @@ class ComparisonWiring:
             "dataset": self._wiring.train_data(arm) if trained else None,
             "image_root": self._wiring.image_root(self._wiring.experiment.corpora[row.corpus]),
             "funnel": f"{folder}/funnel.json",
-            "matched": len(linked) == 1,
+            "matched": self._ids_of(arm) == self._ids_of(other),
             "identical_to": row.identical_to or None,
             "compared_with": self._draw_for(arm) if trained else None,
             "decisions": self._wiring.decisions(arm) if trained else [],
             "quality": None if row.identical_to else self._wiring.quality(arm),
             "quality_differences": self._wiring.quality_differences(arm),
         }
+
+    def _ids_of(self, arm: str) -> str:
+        """Return the arm whose ids an arm trains on."""
+        own = self._wiring.data_arm(arm)
+        return self._wiring.experiment.arms[own].match_ids_to or own
 
     def _draw_for(self, arm: str) -> str | None:
         """Return the trained arm that is a random draw of an arm's size, if there is one."""

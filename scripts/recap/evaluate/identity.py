@@ -16,17 +16,23 @@ if TYPE_CHECKING:
 _SPEED_ALONE = {"batch_size", "memory_gib", "compile_blocks"}
 
 
-def identity_of(request: "PredictRequest") -> dict[str, Any]:
+def identity_of(request: "PredictRequest", pictures: str) -> dict[str, Any]:
     """Return all that an answer depends on.
 
-    What is for speed alone is left out: it does not change answers, rounding apart, and
-    a shard that ran out of memory shall go on with a smaller batch.
+    Args:
+        request: the shard.
+        pictures: digest of the pictures it shows; see :meth:`~.images.ImageSource.fingerprint`.
+
+    Returns:
+        The parts by name. What is for speed alone is left out: it does not change answers,
+        rounding apart, and a shard that ran out of memory shall go on with a smaller batch.
     """
     base = {} if request.parts is None else {"base": _base_fingerprint(request.parts)}
     return base | {
         "checkpoint": checkpoint_fingerprint(request.checkpoint),
         "questions": sha256_file(request.questions),
         "image_root": str(request.image_root) if request.image_root else None,
+        "pictures": pictures,
         "protocol": request.protocol.model_dump(),
         "settings": request.settings.model_dump(exclude=_SPEED_ALONE),
         "control": request.control,

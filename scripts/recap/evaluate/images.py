@@ -1,12 +1,13 @@
 """Opening the pictures of questions, by name, below one root."""
 
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from PIL import Image, UnidentifiedImageError
 
 from ..errors import RecapError
+from ..hashing import digest_json
 from .benchmarks.base import Question
 from .controls import BLANK_IMAGE
 
@@ -23,6 +24,23 @@ class ImageSource:
         """Take the image root and the encoded images that are already in memory."""
         self._root = root
         self._inline = inline
+
+    def fingerprint(self, questions: Sequence[Question]) -> str:
+        """Return a digest of names and sizes in bytes of the pictures below the root.
+
+        Not of times, which copying changes, and not of bytes, which would be read twice:
+        a picture replaced by one of equal size is not noticed. Pictures that the question
+        file carries are part of its own digest.
+        """
+        names = {q.image for q in questions if q.image is not None}
+        own = sorted(names - self._inline.keys() - {BLANK_IMAGE})
+        return digest_json([[name, self._size(name)] for name in own])
+
+    def _size(self, name: str) -> int | None:
+        try:
+            return (self._root / name).stat().st_size if self._root is not None else None
+        except (OSError, ValueError):
+            return None  # opening it says what is wrong
 
     def open(self, question: Question) -> Image.Image:
         """Return the decoded RGB picture of a question.

@@ -103,4 +103,10 @@ def _turns(path: Path) -> Iterator[tuple[str, str]]:
         if not isinstance(turns, list) or len(turns) % 2:
             raise RecapError(f"{path}, sample {number}: needs conversations of pairs of turns")
         for asked, given in zip(turns[::2], turns[1::2], strict=True):
+            if not _has_value(asked) or not _has_value(given):
+                raise RecapError(f"{path}, sample {number}: a turn must be an object with a value")
             yield str(asked["value"]), str(given["value"]).strip()
+
+
+def _has_value(turn: Any) -> bool:
+    return isinstance(turn, dict) and "value" in turn

@@ -131,7 +131,9 @@ def predict_shards(
     loaded = apply_control(benchmark.load(first.questions, first.protocol), first.control)
     shard = _cut(loaded.questions, first.num_chunks, first.chunk_index)
     name = f"{first.num_chunks}_{first.chunk_index}"
-    identities = [identity_of(request) for request in requests]
+    images = ImageSource(first.image_root, loaded.inline_images)
+    shown = images.fingerprint(shard)
+    identities = [identity_of(request, shown) for request in requests]
     with contextlib.ExitStack() as stack:
         journals = [
             stack.enter_context(open_journal(request.state_dir, name, identity))
@@ -145,7 +147,6 @@ def predict_shards(
             started = time.perf_counter()
             source = source or _source(requests)
             ordered = asking_order(missing)
-            images = ImageSource(first.image_root, loaded.inline_images)
             pictures = _pictures(ordered, images, source)  # before a GPU is used
             answerer = source.load()
             perf.extra["model_load_seconds"] = round(time.perf_counter() - started, 3)

@@ -130,9 +130,13 @@ def _estimate(
         return Estimate(value, None, int(starts.size), block)
     resampled = _resample(sums, shares, settings)
     if statistics[0].share and np.ptp(resampled) == 0:
-        interval = _unseen(value, signs, statistics[0].counted, settings.confidence)
+        interval = _unseen(value, statistics[0].counted, settings.confidence)
     else:
         interval = _interval(value, resampled, int(starts.size), settings.confidence)
+    if statistics[0].share:
+        # Widening for few blocks knows no bounds; a share does, and so does a difference.
+        lowest = 0.0 if len(signs) == 1 else -1.0
+        interval = max(lowest, interval[0]), min(1.0, interval[1])
     return Estimate(value, interval, int(starts.size), block)
 
 
@@ -172,14 +176,11 @@ def _interval(
     return float(low), float(high)
 
 
-def _unseen(
-    value: float, signs: Sequence[float], units: int, confidence: float
-) -> tuple[float, float]:
+def _unseen(value: float, units: int, confidence: float) -> tuple[float, float]:
     """Return the interval of a share, or a difference of shares, that no unit disturbs.
 
     No resample differs then, yet something seen in none of n records may still
     be there: the exact bound of Clopper and Pearson (1934) for 0 of n.
     """
     bound = -math.expm1(math.log((1 - confidence) / 2) / units)
-    low, high = (0.0, 1.0) if len(signs) == 1 else (-1.0, 1.0)
-    return max(low, value - bound), min(high, value + bound)
+    return value - bound, value + bound

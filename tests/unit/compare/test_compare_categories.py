@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from compare_experiment import FAST, Experiment
+from compare_experiment import FAST, Experiment, build_page
 from jsonschema import Draft202012Validator
 
 from recap.compare.categories import question_categories
@@ -56,6 +56,23 @@ def test_length_of_the_reference_answer_parts_the_questions() -> None:
         "true": (3, pytest.approx(100 / 3)),
     }
     assert by_value(row["categories"], "question_type") == {}
+
+
+def test_a_category_without_spread_has_no_interval() -> None:
+    """One question, seven images, or differences that are all alike, show none."""
+    words = [1] + [2] * 7 + [3] * 8 + [0] * 8
+    old, new = [0.0] * 24, [1.0, *[0.0, 1.0] * 3, 1.0, *[1.0] * 8, *[0.0, 1.0] * 4]
+    row = contrast_arms(scores(words, {"old": old, "new": new}), "new", "old", FAST, comparisons=1)
+    found = {r["value"]: r for r in row["categories"] if r["category"] == "answer_words"}
+    assert [found[name]["interval"] for name in ("1", "2", "3 or more")] == [None] * 3
+    low, high = found["0"]["interval"]
+    assert low < found["0"]["difference"] == 50 < high
+
+
+def test_the_page_says_that_there_is_no_interval(tmp_path: Path) -> None:
+    page = build_page(Experiment(tmp_path, questions=10, effect=0.5)).read_text()
+    assert '<td class="n" data-value="|">none</td>' in page
+    assert "Fewer than 8 images" in page
 
 
 @pytest.mark.parametrize("words", [[1, 1], [None, None], [1, None]])

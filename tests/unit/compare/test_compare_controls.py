@@ -63,6 +63,23 @@ def test_a_model_that_sees_beats_its_blank_control(tmp_path):
     assert document == compare(load_inputs(path), FAST)[0]
 
 
+@pytest.mark.parametrize(("questions", "beaten"), [(2, False), (14, False), (16, True)])
+def test_few_images_show_no_spread_and_beat_nothing(tmp_path, questions, beaten):
+    """Two questions an image, each right with its picture and wrong without."""
+    wrong = {"accuracy": 0.0, "normalized": "x", "prediction": "x"}
+    path = with_control(Experiment(tmp_path, questions=questions), lambda n, row: wrong)
+    for item in json.loads(path.read_text())["evaluations"]:
+        rows = [row | {"accuracy": 1.0} for row in read_jsonl(item["scores"])]
+        Path(item["scores"]).write_text("".join(json.dumps(row) + "\n" for row in rows))
+        score = {"accuracy": 100, "n": questions}
+        Path(item["score"]).write_text(json.dumps(score))
+    document, rows = controls_of(path)
+    for row in rows:
+        assert (row["difference"], row["interval"], row["beats_control"]) == (100, None, beaten)
+        assert f"no interval, {questions // 2} images show no spread" in row["sentence"]
+    assert ("Controls" in document["warning"]) != beaten
+
+
 def test_a_model_that_ignores_the_image_is_said_to(tmp_path):
     path = with_control(Experiment(tmp_path), lambda n, row: {})
     document, rows = controls_of(path)
@@ -118,6 +135,15 @@ def test_a_missing_or_mislabelled_control_stops(tmp_path):
         load_inputs(path)
 
 
+def test_a_controls_score_is_no_arms(tmp_path):
+    path = Experiment(tmp_path).write()
+    score = json.loads(path.read_text())["evaluations"][-1]["score"]
+    document = json.loads(Path(score).read_text()) | {"control": "blank_image"}
+    Path(score).write_text(json.dumps(document))
+    with pytest.raises(GateError, match=r"score\.json: answers of the control blank"):
+        compare(load_inputs(path), FAST)
+
+
 def test_a_twin_with_the_same_seeds_is_refused(tmp_path):
     experiment = Experiment(tmp_path, twin=True)
     path = experiment.write()
@@ -129,6 +155,16 @@ def test_a_twin_with_the_same_seeds_is_refused(tmp_path):
         name = f"runs/baseline_twin/seed1/{stage}/manifest.json"
         experiment.edit(name, lambda m: m.update(seed=2))
     with pytest.raises(GateError, match="seeds of an A/A pair, none in common"):
+        compare(load_inputs(path), FAST)
+
+
+def test_no_twin_is_exempt_from_the_contract(tmp_path):
+    experiment = Experiment(tmp_path, twin=True)
+    path = experiment.write()
+    experiment.edit(path.name, lambda d: d["arms"][2].update(matched=False))
+    manifest = "arms/baseline_twin/train.manifest.json"
+    experiment.edit(manifest, lambda m: m["details"].update(ids_sha256="other"))
+    with pytest.raises(GateError, match="baseline_twin: ids, in order is other"):
         compare(load_inputs(path), FAST)
 
 

@@ -54,6 +54,17 @@ def test_twin_gives_the_noise_floor_and_stays_out_of_the_family(tmp_path: Path) 
     assert "both gave the same 120 answers" in twin["sentence"]
 
 
+def test_the_reports_head_is_about_the_first_pair_that_is_no_twin(tmp_path: Path) -> None:
+    arms = ["baseline", "baseline_twin", "blip2_enhanced"]
+    inputs = load_inputs(Experiment(tmp_path, effect=0.3, arms=arms).write())
+    document, scores = compare(inputs, FAST)
+    metrics = evaluation_report(document, scores, inputs)["comparison_metrics"]
+    twin, ordinary = metrics["pairs"]
+    assert (twin["arm"], ordinary["arm"]) == ("baseline_twin", "blip2_enhanced")
+    assert metrics["answer_consistency"] == ordinary["answer_consistency"] < 1
+    assert metrics["diversity_improvement"] == ordinary["diversity_improvement"]
+
+
 def test_holm_covers_benchmarks_and_arms(tmp_path: Path) -> None:
     names = ("textvqa_ocr", "textvqa_noocr")
     document = run(Experiment(tmp_path, effect=0.3, benchmarks=names))

@@ -2,9 +2,12 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,6 +24,9 @@ from recap.compare.power import (
     variance_parts,
 )
 from recap.compare.resampling import CrossedTable, crossed_spread
+from recap.config.experiment import experiment_from_files
+from recap.config.jobs import JobWiring
+from recap.config.wiring import Wiring
 from recap.errors import RecapError
 from recap.settings import CompareSettings
 
@@ -42,7 +48,21 @@ def test_parts_are_found_again_in_a_pilot() -> None:
     found = [variance_parts(crossed_spread(simulate(rng, truth, 200, 6))) for _ in range(300)]
     for name in ("image", "noise", "seed"):
         values = [getattr(parts, name) for parts in found]
-        assert np.mean(values) == pytest.approx(getattr(truth, name), rel=0.12)
+        assert np.median(values) == pytest.approx(getattr(truth, name), rel=0.12)
+
+
+@pytest.mark.parametrize("seeds", [2, 3, 6])
+@pytest.mark.parametrize("seed_variance", [0.0, 0.5])
+def test_plan_for_the_pilots_own_design_is_what_its_report_says(
+    seeds: int, seed_variance: float
+) -> None:
+    truth = Parts(image=4.0, noise=9.0, seed=seed_variance)
+    rng = np.random.default_rng(seeds)
+    for _ in range(3):
+        spread = crossed_spread(simulate(rng, truth, 150, seeds))
+        again = scaled_spread(variance_parts(spread), images=150, seeds=seeds)
+        effects = [minimum_detectable_effect(s, alpha=0.05, power=0.8)[0] for s in (spread, again)]
+        assert effects[0] == pytest.approx(effects[1], rel=1e-6)
 
 
 @pytest.mark.parametrize(("images", "seeds"), [(120, 3), (400, 5)])
@@ -115,26 +135,47 @@ def test_plan_of_a_pilot(tmp_path: Path) -> None:
         plan_power(folder, 5.0, "gqa", CompareSettings())
 
 
-def with_costs(folder: Path, **training: float) -> Path:
-    """Add a training job and answers of every run: half an hour on two devices, and 6 minutes."""
+def with_costs(folder: Path, answers: dict[str, int] | None = None, **training: float) -> Path:
+    """Add the pilot's jobs, labelled by the wiring of an experiment of two arms and seeds.
+
+    A training of both stages takes half an hour on two devices, an answer file, with
+    its control's, 6 minutes.
+    """
     path = pilot(folder) / "compare/comparison_inputs.json"
     document = json.loads(path.read_text())
     figures = {
-        "train": {"wall_seconds": 1800.0, "world_size": 2, "gpu": "H100"} | training,
-        "predict": {"wall_seconds": 180.0, "gpu": "H100"},
+        "train": {"wall_seconds": 900.0, "world_size": 2, "gpu": "H100"} | training,
+        "predict": {"wall_seconds": 180.0, "gpu": "H100"} | (answers or {}),
         "other": {"wall_seconds": 1e6},
     }
     for name, content in figures.items():
         (folder / f"{name}.json").write_text(json.dumps(content))
-    jobs = [("other", "caption blip2 shard 00000")]
-    for run in (f"{a} seed {s}" for a in ("baseline", "blip2_enhanced") for s in (1, 2)):
-        jobs.append(("train", f"finetune {run}"))
-        jobs.append(("predict", f"predict {run} textvqa_ocr.1_0"))
-        jobs.append(("predict", f"predict {run} textvqa_ocr.blank_image.1_0"))
-        jobs.append(("other", f"predict {run} textvqa_ocr_b.1_0"))
-    document["perf"] = [{"label": t, "path": str(folder / f"{name}.json")} for name, t in jobs]
+    document["perf"] = [
+        entry | {"path": str(folder / f"{_kind(entry)}.json")} for entry in wired_jobs()
+    ]
     path.write_text(json.dumps(document))
     return folder
+
+
+def wired_jobs() -> list[dict[str, Any]]:
+    """Return the jobs of the demo with two arms and seeds, a control and a released model."""
+    experiment = experiment_from_files("demo", ROOT)
+    values = {
+        "arms": ["baseline", "blip2_enhanced"],
+        "seeds": [1, 2],
+        "benchmarks": ["textvqa_ocr", "textvqa_ocr_smoke"],
+        "controls": ["blank_image"],
+        "evaluation_shards": 1,
+    }
+    changed = replace(experiment, config=experiment.config.model_copy(update=values))
+    released = {"label": "predict mgm-2b.textvqa_ocr.1_0", "stage": "positive_control", "arms": []}
+    return [*JobWiring(Wiring(changed)).entries(), released]
+
+
+def _kind(job: dict[str, Any]) -> str:
+    if job["stage"] in ("pretrain", "finetune"):
+        return "train"
+    return "predict" if re.search(r"seed\d\.textvqa_ocr\.", job["label"]) else "other"
 
 
 def test_hours_are_of_training_and_answers_of_both_arms(tmp_path: Path) -> None:
@@ -168,11 +209,17 @@ def test_training_that_had_no_update_left_says_nothing_of_its_cost(tmp_path: Pat
     document = json.loads(path.read_text())
     first = next(job for job in document["perf"] if job["label"].startswith("finetune"))
     first["path"] = str(folder / "whole.json")
-    whole = {"wall_seconds": 1800.0, "world_size": 2, "gpu": "H100", "updates": 40}
+    whole = {"wall_seconds": 900.0, "world_size": 2, "gpu": "H100", "updates": 40}
     (folder / "whole.json").write_text(json.dumps(whole))
     path.write_text(json.dumps(document))
     cost = plan_power(folder, 30.0, None, CompareSettings())["cost_of_a_run"]
     assert cost["training_hours"] == pytest.approx(1.0)
+
+
+def test_answering_that_went_on_after_a_kill_is_counted_whole(tmp_path: Path) -> None:
+    folder = with_costs(tmp_path, {"items": 10, "resumed_answers": 30})
+    cost = plan_power(folder, 30.0, None, CompareSettings())["cost_of_a_run"]
+    assert cost["answering_hours"] == pytest.approx(0.4)
 
 
 def test_cost_that_was_not_recorded_is_not_made_up(tmp_path: Path) -> None:

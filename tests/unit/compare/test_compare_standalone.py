@@ -67,10 +67,38 @@ def test_two_upstream_files_are_scored_and_compared(tmp_path: Path) -> None:
     assert "only these weights" in notes
 
 
+def test_bare_letters_are_other_answers_than_wordy_ones(tmp_path: Path) -> None:
+    """SEED-Bench scores the whole answer, so equal letters are not the same answers."""
+    needed = {"question_type_id": 1, "answer": "A", "data_type": "image"}
+    entries = [{"question_id": n, "data_id": str(n), **needed} for n in range(40)]
+    annotations = tmp_path / "annotations.json"
+    annotations.write_text(json.dumps({"questions": entries}))
+    paths = []
+    for name, text in (("new", "A"), ("old", "(A)")):
+        rows = [
+            {"question_id": n, "prompt": f"What {n}?\nA. x", "text": text, "answer_id": "x"}
+            | {"model_id": name, "metadata": {}}
+            for n in range(40)
+        ]
+        paths.append(tmp_path / f"{name}.jsonl")
+        paths[-1].write_text("".join(json.dumps(row) + "\n" for row in rows))
+    files = AnswerFiles(*paths, annotations, kind="seedbench")
+    (row,) = compare_answer_files(files, FAST)[0]["comparisons"]
+    assert row["changed_answers"] == {"answers": 40, "count": 40, "gained": 40, "lost": 0}
+    assert "is better than baseline on seedbench" in row["sentence"]
+
+
 def test_simulated_answers_are_refused(tmp_path: Path) -> None:
     note = {"model_type": "lora_mgm", "note": "simulated_answer_for_testing"}
     files = write_files(tmp_path, ["a", "b"], ["a", "c"], note)
     with pytest.raises(GateError, match="simulated"):
+        compare_answer_files(files, FAST)
+
+
+@pytest.mark.parametrize("control", ["blank_image", "text_only_majority"])
+def test_answers_of_a_control_are_no_arm(tmp_path: Path, control: str) -> None:
+    files = write_files(tmp_path, ["a", "b"], ["a", "c"], {"control": control})
+    with pytest.raises(GateError, match=rf"old\.jsonl: answers of the control {control}"):
         compare_answer_files(files, FAST)
 
 

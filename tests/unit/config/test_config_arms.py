@@ -54,6 +54,14 @@ def test_a_twin_has_the_other_arms_data_and_seeds_of_its_own(tmp_path):
     assert arms["a"]["compared_with"] == "draw" and arms["again"]["compared_with"] is None
 
 
+@pytest.mark.parametrize("other", ["b", "draw"])
+def test_a_twin_is_matched_to_the_arm_it_repeats(tmp_path, other):
+    again = {"identical_to": other, "seed_offset": "10"}
+    document = ComparisonWiring(Wiring(load(tmp_path, ARMS | {"again": again}))).document()
+    matched = {arm["arm"]: arm["matched"] for arm in document["arms"]}
+    assert matched == {"a": True, "b": False, "draw": False, "again": True}
+
+
 MISTAKES = {
     "twin without offset": ({"again": {"identical_to": "a"}}, r"seeds \[1, 2\] on the same data"),
     "offset within the seeds": (

@@ -54,6 +54,15 @@ def test_bad_line_is_named(tmp_path):
         list(iter_jsonl(path))
 
 
+def test_jsonl_in_another_encoding_names_the_line(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes('{"a": 1}\r\n{"a": "caf\u00e9"}\n'.encode("latin-1"))
+    rows = iter_jsonl(path)
+    assert next(rows) == {"a": 1}
+    with pytest.raises(RecapError, match=r"rows\.jsonl, line 2: not UTF-8"):
+        next(rows)
+
+
 def test_hashes_ignore_key_order_and_see_content(tmp_path):
     assert digest_json({"a": 1, "b": 2}) == digest_json({"b": 2, "a": 1})
     assert digest_json({"a": 1}) != digest_json({"a": 2})

@@ -63,11 +63,21 @@ def test_gqa_by_hand(gqa_file):
 
 
 @pytest.mark.parametrize(
+    ("truth", "given"), [("Paris", "paris"), ("St. Louis.", "St. Louis"), (3, "3.")]
+)
+def test_gqa_reads_the_reference_as_the_answer(tmp_path, truth, given):
+    path = write_json(tmp_path / "a.json", {"01": gqa_entry(truth, "query", "n1")})
+    (row,) = score("gqa", [answer("01", given)], path).rows
+    assert (row["accuracy"], row["truth"]) == (1, str(truth))
+
+
+@pytest.mark.parametrize(
     ("document", "message"),
     [
         ([], "one entry a question id"),
         ({"01": {"answer": "x"}}, "question 01: lacks question, imageId"),
         ({"01": 3}, "question 01: expected an object"),
+        ({"01": gqa_entry("x", "query", "n") | {"types": ["a"]}}, "question 01: types must be"),
     ],
 )
 def test_malformed_gqa_annotations_are_named(tmp_path, document, message):

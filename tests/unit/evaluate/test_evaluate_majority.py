@@ -82,7 +82,12 @@ def test_its_answers_are_scored_like_any_control(tmp_path):
 
 @pytest.mark.parametrize(
     ("data", "message"),
-    [("[]", "holds no question"), ('[{"conversations": [{"value": "a"}]}]', "sample 1: needs")],
+    [
+        ("[]", "holds no question"),
+        ('[{"conversations": [{"value": "a"}]}]', "sample 1: needs"),
+        ('[{"conversations": [{"value": "a"}, {"text": "b"}]}]', "sample 1: a turn must be"),
+        ('[{"conversations": ["a", "b"]}]', r"sft\.json, sample 1: a turn must be"),
+    ],
 )
 def test_useless_instruction_data_are_named(tmp_path, data, message):
     path = tmp_path / "sft.json"

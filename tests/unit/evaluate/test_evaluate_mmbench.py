@@ -118,7 +118,29 @@ def test_wordy_answers_count_only_after_extraction(keys):
     assert scores.facts["circular_accuracy"] == 0
     assert scores.facts["circular_robust_accuracy"] == 100
     assert scores.facts["questions_that_needed_letter_extraction"] == 1176
-    assert scores.rows[0]["normalized"] == "ABCD"
+    assert scores.rows[0]["letters"] == "ABCD"
+    # What is compared is the whole answer, so a bare letter is a changed answer.
+    assert scores.rows[0]["normalized"].startswith("(A) because | (B) because")
+
+
+@pytest.mark.parametrize("key", ["", "E", "a", "AB"])
+def test_a_row_without_a_key_is_named(keys, key):
+    rows, path = keys
+    given = score_keys(rows, lambda row: row["answer"])
+    lines = path.read_text().splitlines()
+    cells = lines[7].split(",")
+    lines[7] = ",".join([*cells[:-1], key])
+    path.write_text("\n".join(lines) + "\n")
+    with pytest.raises(RecapError, match=rf"line 8 \(index {cells[0]}\): the answer is '{key}'"):
+        MMBENCH.score(given, path, PROTOCOL)
+
+
+def test_an_answer_whose_id_is_no_number_has_no_key(keys):
+    rows, path = keys
+    given = score_keys(rows, lambda row: row["answer"])
+    given[3]["question_id"] = "q3"
+    with pytest.raises(RecapError, match="answer to row q3 has no key"):
+        MMBENCH.score(given, path, PROTOCOL)
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """Shards, resume and batching, with a small deterministic reader in the model's place."""
 
 import json
+import os
 import random
 from dataclasses import replace
 
@@ -298,6 +299,32 @@ def test_answers_made_otherwise_are_not_taken_up(world, change):
     reader = Reader()
     answers_of(made, reader)
     assert sum(map(len, reader.batches)) == QUESTIONS
+
+
+def test_replaced_pictures_are_asked_again_by_their_shard_alone(world):
+    shards = [request(world, 2, index) for index in range(2)]
+    for made in shards:
+        answers_of(made, Reader())
+    before = json.loads((world / "perf.json").read_text())["asked"]
+    images = [json.loads(line)["image"] for line in (world / "q.jsonl").open()]
+    half = QUESTIONS // 2
+    only = next(name for name in images[half + 1 :] if name and name not in images[: half + 1])
+    Image.new("RGB", (9, 9), (7, 7, 7)).save(world / "images" / only)
+    readers = [Reader(), Reader()]
+    texts = [answers_of(made, reader) for made, reader in zip(shards, readers, strict=True)]
+    assert readers[0].batches == [] and sum(map(len, readers[1].batches)) > half - 1
+    assert b"(7, 7, 7)" in texts[1]
+    after = json.loads((world / "perf.json").read_text())["asked"]
+    assert {name for name in after if after[name] != before[name]} == {"pictures"}
+
+
+def test_copies_of_pictures_with_other_times_are_the_same_pictures(world):
+    answers_of(request(world), Reader())
+    for picture in (world / "images").iterdir():
+        os.utime(picture, (1, 1))
+    reader = Reader()
+    answers_of(request(world), reader)
+    assert reader.batches == []
 
 
 def test_two_processes_do_not_write_one_journal(tmp_path):

@@ -133,6 +133,7 @@ def test_load_finds_images(tmp_path):
         ([{"question_id": "i1", "text": "What?\n" + INSTRUCTION}], "no OCR line"),
         ([{"question_id": "i1", "text": "What?"}], "1 lines; expected two"),
         ([{"question_id": "i1", "text": OCR.replace("7", "\ud800")}], "not valid text"),
+        ([{"question_id": "i1", "text": OCR, "image": 5}], r"line 1 \(question i1\): image must"),
     ],
 )
 def test_load_names_what_is_wrong(tmp_path, rows, message):
@@ -146,6 +147,7 @@ def test_score_matches_on_image_and_lower_case_question(annotations):
     assert row == {
         "question_id": "i1",
         "image_id": "i1",
+        "image": None,
         "question": "What brand is it?",
         "prediction": "nike",
         "normalized": "nike",
@@ -155,6 +157,21 @@ def test_score_matches_on_image_and_lower_case_question(annotations):
         "truth": "nike (10)",
         "answer_words": 1,
     }
+
+
+def test_questions_of_one_picture_share_it_whatever_their_ids(tmp_path):
+    """Own files number their questions; intervals are over pictures."""
+    names = {"q1": "signs/a.jpg", "q2": "signs/a.jpg", "q3": "b.png", "q4": None, "i1": "i1.jpg"}
+    lines = [{"question_id": name, "image": image, "text": OCR} for name, image in names.items()]
+    path = tmp_path / "a.json"
+    entry = {"question": "What brand is it?", "answers": ["Nike"] * 10}
+    path.write_text(json.dumps({"data": [{"image_id": name, **entry} for name in names]}))
+    questions = write_lines(tmp_path / "q.jsonl", lines)
+    answers = [answer(question_id=name) for name in names]
+    rows = TEXTVQA.score(answers, path, WITH, questions).rows
+    assert [row["image_id"] for row in rows] == ["signs/a", "signs/a", "b.png", "q4", "i1"]
+    assert [row["image"] for row in rows] == list(names.values())
+    assert [row["image_id"] for row in TEXTVQA.score(answers, path, WITH).rows] == list(names)
 
 
 @pytest.mark.parametrize(

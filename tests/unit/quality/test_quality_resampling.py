@@ -85,6 +85,19 @@ def test_what_was_never_seen_is_bounded_by_the_exact_interval():
     assert difference.interval == pytest.approx((-exact.high, exact.high))
 
 
+def test_the_interval_of_a_share_stays_a_share():
+    rare, most = np.zeros(40), np.ones(40)
+    rare[3], most[5] = 1, 0
+    low, high = estimate(share_of(rare), SETTINGS).interval
+    assert low == 0 < 1 / 40 < high < 1
+    low, high = estimate(share_of(most), SETTINGS).interval
+    assert 0 < low < 39 / 40 < 1 == high
+    gap = estimate_difference(share_of(most), share_of(np.zeros(40)), SETTINGS)
+    assert gap.interval[1] == 1
+    means = estimate(mean_of(rare), SETTINGS)
+    assert means.interval[0] < 0, "a mean has no bounds that are known"
+
+
 def test_arms_of_different_length_are_not_paired():
     with pytest.raises(ValueError, match="cannot be paired"):
         estimate_difference(mean_of(np.ones(10)), mean_of(np.ones(9)), SETTINGS)

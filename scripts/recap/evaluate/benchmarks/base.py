@@ -58,9 +58,9 @@ class Scores:
 
     Attributes:
         rows: one row a scored unit, each with ``question_id``, ``image_id``,
-            ``question``, ``prediction``, ``normalized``, ``accuracy`` (0 to 1),
-            ``question_type`` and ``has_ocr``; where answers are open, also
-            ``answer_words``, the length of the reference answer.
+            ``question``, ``prediction``, ``normalized`` (the answer as ``accuracy``
+            sees it), ``accuracy`` (0 to 1), ``question_type`` and ``has_ocr``; where
+            answers are open, also ``answer_words``, the length of the reference answer.
         facts: further figures of this benchmark, for the score document.
     """
 
@@ -96,7 +96,7 @@ class Benchmark(ABC):
             annotations: the benchmark's own file or folder of references.
             protocol: the protocol the answers were made under.
             questions: the question file, for benchmarks whose references do not
-                name the question.
+                name the question or its picture.
         """
 
     def admitted_answers(self, question: Question) -> tuple[str, ...]:

@@ -69,21 +69,23 @@ def load_annotations(path: Path) -> dict[str, dict[str, Any]]:
         raise RecapError(f"{path}: expected an object with one entry a question id")
     for name, entry in document.items():
         check_entry(entry, _NEEDED, f"{path}, question {name}")
+        if not isinstance(entry.get("types") or {}, dict):
+            raise RecapError(f"{path}, question {name}: types must be an object, as in GQA's file")
     return document
 
 
 def _score_row(answer: Answer, entry: dict[str, Any]) -> Row:
-    given = prediction(answer["text"])
+    given, truth = prediction(answer["text"]), str(entry["answer"])
     structure = str((entry.get("types") or {}).get("structural", "unknown"))
     row = score_row(
         answer,
         image_id=str(entry["imageId"]),
         question=first_line(answer["prompt"]),
         normalized=given,
-        accuracy=float(given == entry["answer"]),
+        accuracy=float(given == prediction(truth)),
         question_type=structure,
-        truth=entry["answer"],
-        answer_words=len(str(entry["answer"]).split()),
+        truth=truth,
+        answer_words=len(truth.split()),
     )
     # GQA's eval.py: questions that query are open, all others binary.
     return row | {"answer_kind": "open" if structure == "query" else "binary"}

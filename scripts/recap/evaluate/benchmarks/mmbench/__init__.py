@@ -77,9 +77,12 @@ class MMBench(Benchmark):
         """Score by index; see the base class.
 
         Raises:
-            RecapError: if a row has no answer, an answer no row, or there are two.
+            RecapError: if a row has no answer, an answer no row, or there are two, or
+                the key of a row is none of the letters.
         """
-        table = {int(row["index"]): row for _, row in read_rows(annotations, ("index", "answer"))}
+        keyed = read_rows(annotations, ("index", "answer"))
+        _check_keys(keyed, annotations)
+        table = {int(row["index"]): row for _, row in keyed}
         given = _by_index(answers, table, annotations)
         keys = {index: row["answer"] for index, row in table.items()}
         try:
@@ -107,14 +110,24 @@ def _question(
     return Question(int(row["index"]), prompt, text, cells.name(row["index"]), number, extra)
 
 
+def _check_keys(rows: Sequence[tuple[int, Mapping[str, str]]], path: Path) -> None:
+    for line, row in rows:
+        if row["answer"] not in tuple(LETTERS):
+            raise RecapError(
+                f"{path}, line {line} (index {row['index']}): the answer is {row['answer']!r}, "
+                f"not one of {', '.join(LETTERS)}; a split without keys cannot be scored here"
+            )
+
+
 def _by_index(
     answers: Sequence[Answer], table: Mapping[int, Any], annotations: Path
 ) -> dict[int, str]:
     given: dict[int, str] = {}
     for answer in answers:
-        index = int(answer["question_id"])
-        if index not in table:
-            raise RecapError(f"the answer to row {index} has no key in {annotations}; wrong file?")
+        name = str(answer["question_id"])
+        index = int(name) if name.isdecimal() else None
+        if index is None or index not in table:
+            raise RecapError(f"the answer to row {name} has no key in {annotations}; wrong file?")
         if index in given:
             raise RecapError(f"row {index} is answered twice")
         given[index] = answer["text"]
@@ -127,12 +140,15 @@ def _by_index(
 def _score_row(
     base: int, row: Mapping[str, str], judged: dict[str, Any], picture: str
 ) -> dict[str, Any]:
+    given = " | ".join(judged["answers"])
     return {
         "question_id": base,
         "image_id": picture,
         "question": row.get("question") or str(base),
-        "prediction": " | ".join(judged["answers"]),
-        "normalized": "".join(judged["letters"]),
+        "prediction": given,
+        # The strict accuracy compares answers as they are; letters are for the robust one.
+        "normalized": given,
+        "letters": "".join(judged["letters"]),
         "accuracy": judged["circular"],
         "question_type": row.get("category") or "unknown",
         "has_ocr": False,

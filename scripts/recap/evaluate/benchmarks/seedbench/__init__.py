@@ -113,7 +113,7 @@ def _score_row(answer: Answer, entry: dict[str, Any]) -> Row:
         answer,
         image_id=str(entry["data_id"]),
         question=first_line(answer["prompt"]),
-        normalized=letter or "-",
+        normalized=answer["text"],  # the letter is for the robust accuracy alone
         accuracy=float(answer["text"] == entry["answer"]),
         question_type=entry["task"],
         truth=entry["answer"],

@@ -25,6 +25,8 @@ from .prompts import (
 )
 
 Key = tuple[str, str]
+# Of the picture of a question that names none, as in the public archive.
+_SUFFIX = ".jpg"
 
 
 class TextVqa(Benchmark):
@@ -50,7 +52,9 @@ class TextVqa(Benchmark):
                 prompt = _prompt(row["text"], protocol)
             except ValueError as error:
                 raise RecapError(f"{where}: {error}") from error
-            image = row.get("image", f"{row['question_id']}.jpg") or None
+            image = row.get("image", f"{row['question_id']}{_SUFFIX}") or None
+            if image is not None and not isinstance(image, str):
+                raise RecapError(f"{where}: image must be a file name or null, not {image!r}")
             questions.append(Question(row["question_id"], prompt, prompt, image, line))
         check_questions(questions, path)
         return QuestionSet(questions)
@@ -64,12 +68,16 @@ class TextVqa(Benchmark):
     ) -> Scores:
         """Score by (image id, question in lower case); see the base class.
 
+        Which questions share a picture is the question file's to say. Without
+        one, the question id is taken for the picture, as in the public file.
+
         Raises:
             RecapError: if an answer has no annotation, two answers share one,
                 a prompt has an unknown form, or its OCR line contradicts the
                 protocol.
         """
         references = load_annotations(annotations)
+        pictures = self._pictures(questions, protocol) if questions is not None else {}
         seen: set[Key] = set()
         rows = []
         for answer in answers:
@@ -80,7 +88,7 @@ class TextVqa(Benchmark):
             if key in seen:
                 raise RecapError(f"{where} is there twice; every question counts once")
             seen.add(key)
-            rows.append(_score_row(answer, question, references[key]))
+            rows.append(_score_row(answer, question, references[key], pictures.get(key)))
         facts = {
             "annotated_questions": len(references),
             "unanswered_questions": len(references) - len(seen),
@@ -88,6 +96,15 @@ class TextVqa(Benchmark):
             "by_has_ocr": breakdown(rows, "has_ocr"),
         }
         return Scores(rows, facts)
+
+    def _pictures(self, path: Path, protocol: BenchmarkProtocol) -> dict[Key, str | None]:
+        """Return the picture's name by (question id, question in lower case)."""
+        asked = self.load(path, protocol).questions
+        return {_key(q.question_id, extract_question(q.prompt)): q.image for q in asked}
+
+
+def _key(question_id: str | int, question: str) -> Key:
+    return str(question_id), question.lower()
 
 
 def _prompt(text: str, protocol: BenchmarkProtocol) -> str:
@@ -145,14 +162,18 @@ def _match(answer: Answer, protocol: BenchmarkProtocol) -> tuple[Key, str]:
             f"{where}: its prompt {state} a line of OCR tokens, but the protocol says "
             f"ocr={protocol.ocr}; the two are different benchmarks"
         )
-    return (str(answer["question_id"]), question.lower()), question
+    return _key(answer["question_id"], question), question
 
 
-def _score_row(answer: Answer, question: str, references: list[str]) -> dict[str, Any]:
+def _score_row(
+    answer: Answer, question: str, references: list[str], picture: str | None
+) -> dict[str, Any]:
     normalized = normalize_answer(answer["text"])
+    name = answer["question_id"] if picture is None else picture.removesuffix(_SUFFIX)
     return {
         "question_id": answer["question_id"],
-        "image_id": answer["question_id"],
+        "image_id": name,
+        "image": picture,
         "question": question,
         "prediction": answer["text"],
         "normalized": normalized,
