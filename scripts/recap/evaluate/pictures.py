@@ -2,7 +2,7 @@
 
 import os
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from typing import TYPE_CHECKING, Any
@@ -29,7 +29,7 @@ class Pictures:
     Shape of the pixels: whatever the decoding made.
     """
 
-    def __init__(self, arriving: Iterator[Arrived]) -> None:
+    def __init__(self, arriving: Generator[Arrived, None, None]) -> None:
         """Take names with pixels, or with the error in their place."""
         self._arriving = arriving
 
@@ -39,6 +39,10 @@ class Pictures:
         Of one that cannot be read, the error comes in place of its pixels.
         """
         return list(islice(self._arriving, max(0, count)))
+
+    def close(self) -> None:
+        """End what decodes now, rather than when this happens to be collected."""
+        self._arriving.close()
 
 
 def by_threads(questions: Sequence[Question], prepare: Prepare) -> Pictures:
@@ -83,7 +87,7 @@ class PictureProcesses:
         """Start the processes, or let those that wait begin anew."""
         return Pictures(self._unpacked(iter(self._loader)))
 
-    def _unpacked(self, arriving: Iterator[Chunk]) -> Iterator[Arrived]:
+    def _unpacked(self, arriving: Iterator[Chunk]) -> Generator[Arrived, None, None]:
         for indices, chunk in zip(self._chunks, arriving, strict=True):
             pixels = iter(() if chunk.stacked is None else chunk.stacked)
             for index, error in zip(indices, chunk.errors, strict=True):
@@ -91,7 +95,7 @@ class PictureProcesses:
                 yield name, RecapError(error) if error else next(pixels)
 
 
-def _by_threads(wanted: Sequence[Question], prepare: Prepare) -> Iterator[Arrived]:
+def _by_threads(wanted: Sequence[Question], prepare: Prepare) -> Generator[Arrived, None, None]:
     workers = min(_MOST_THREADS, len(os.sched_getaffinity(0)))
     upcoming = iter(wanted)
     running: deque[tuple[str, Future[Any]]] = deque()

@@ -148,6 +148,7 @@ def predict_shards(
             source = source or _source(requests)
             ordered = asking_order(missing)
             pictures = _pictures(ordered, images, source)  # before a GPU is used
+            stack.enter_context(contextlib.closing(pictures))
             answerer = source.load()
             perf.extra["model_load_seconds"] = round(time.perf_counter() - started, 3)
             size = answerer.batch_size([question.model_text for question in loaded.questions])
