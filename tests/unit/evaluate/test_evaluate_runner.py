@@ -1,6 +1,7 @@
 """Shards, resume and batching, with a small deterministic reader in the model's place."""
 
 import json
+import multiprocessing
 import os
 import random
 from dataclasses import replace
@@ -371,6 +372,7 @@ def test_what_comes_before_a_picture_that_cannot_be_read_is_kept(world, kind):
     reader = kind()
     with pytest.raises(RecapError, match=f"image '{broken}': cannot be decoded"):
         answers_of(made, reader)
+    assert not multiprocessing.active_children(), "nothing decodes any more"
     first = next(place for place, q in enumerate(asked) if q.image == broken)
     done = sum(map(len, reader.batches))
     assert first - 3 < done <= first
