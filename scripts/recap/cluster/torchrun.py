@@ -10,8 +10,8 @@ _ROOT_CAUSE = re.compile(
     r"^Root Cause \(first observed failure\):\n(?:.*\n)*?  exitcode  : (-?\d+) \(pid: ",
     re.MULTILINE,
 )
-# Its warnings, such as `W1126 20:48:09.022000 20344 /…/torch/distributed/elastic/…] Sending …`.
-_WARNING = re.compile(r"^[EWI]\d{4} .*/torch/distributed/elastic/.*\n?", re.MULTILINE)
+# Its warnings, such as `W1126 20:48:09.022000 20344 torch/distributed/elastic/…] Sending …`, or with a path in front.
+_WARNING = re.compile(r"^[EWI]\d{4} .*[ /]torch/distributed/.*\n?", re.MULTILINE)
 _FRAMES = r"^Traceback \(most recent call last\):\n(?: .*\n)*"
 _ERRORS = r"torch\.distributed\.elastic\.multiprocessing\."
 _SUMMARY = re.compile(
