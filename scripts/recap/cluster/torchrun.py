@@ -10,7 +10,8 @@ _ROOT_CAUSE = re.compile(
     r"^Root Cause \(first observed failure\):\n(?:.*\n)*?  exitcode  : (-?\d+) \(pid: ",
     re.MULTILINE,
 )
-# Its warnings, such as `W1126 20:48:09.022000 20344 torch/distributed/elastic/…] Sending …`, or with a path in front.
+# Its warnings, such as `W1126 20:48:09.022000 20344 torch/distributed/elastic/…] Sending …`, where
+# a path may stand in front of `torch`.
 _WARNING = re.compile(r"^[EWI]\d{4} .*[ /]torch/distributed/.*\n?", re.MULTILINE)
 _FRAMES = r"^Traceback \(most recent call last\):\n(?: .*\n)*"
 _ERRORS = r"torch\.distributed\.elastic\.multiprocessing\."

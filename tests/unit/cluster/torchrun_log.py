@@ -3,7 +3,7 @@
 _SUMMARY = """\
 W1126 20:48:09.022000 20344 /x/site-packages/torch/distributed/elastic/multiprocessing/api.py:1028]\
  Sending process 20348 closing signal SIGTERM
-E1126 20:48:09.026000 20344 /x/site-packages/torch/distributed/elastic/multiprocessing/api.py:1002]\
+E1126 20:48:09.026000 20344 torch/distributed/elastic/multiprocessing/api.py:1002]\
  failed (exitcode: {code}) local_rank: 0 (pid: 20347) of binary: /x/bin/python
 Traceback (most recent call last):
   File "<frozen runpy>", line 198, in _run_module_as_main
