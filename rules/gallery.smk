@@ -31,7 +31,7 @@ rule build_gallery:
         decisions=lambda wildcards, input: shard_range(input.decisions),
         similarity=lambda wildcards, input: range_flag("--similarity", input.similarity),
         truth=lambda wildcards, input: range_flag("--truth", input.truth),
-        held_out=lambda wildcards, input: (f"--held-out {input.held_out}" if input.held_out else ""),
+        held_out=lambda wildcards, input: range_flag("--held-out", input.held_out),
         size=SETTINGS.report.gallery_size,
         seed=SETTINGS.compare.seed,
         stage_version=STAGE_VERSIONS["report"],

@@ -67,6 +67,12 @@ def digest_tensors(tensors: "Mapping[str, torch.Tensor]") -> str:
     return digest.hexdigest()
 
 
+def derived_seed(seed: int, *names: str | int) -> int:
+    """Return a seed of its own for every use, whatever the order of the uses."""
+    text = "\x1f".join(map(str, (seed, *names)))
+    return int(sha256_bytes(text.encode())[:15], 16)
+
+
 def stable_fraction(*parts: str | int) -> float:
     """Return a uniform number in [0, 1) that depends only on ``parts``.
 

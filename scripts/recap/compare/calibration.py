@@ -16,10 +16,11 @@ import numpy as np
 import scipy
 from scipy import stats
 
+from ..hashing import derived_seed
 from ..settings import CompareSettings
 from ..versions import STAGE_VERSIONS
 from .calibration_pool import Design, Pool, StatedModel, draw, room
-from .contrast import derived_seed, detectable_effect, weigh_difference
+from .contrast import detectable_effect, weigh_difference
 from .resampling import CrossedTable, crossed_spread
 from .significance import holm
 from .verdicts import decide

@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 
 from ..errors import GateError, RecapError
+from ..hashing import derived_seed
 from ..settings import CompareSettings
 from .calibration import judge, share
-from .contrast import derived_seed, weigh_difference
+from .contrast import weigh_difference
 from .inputs import ComparisonInputs, load_inputs
 from .resampling import FloatArray, crossed_spread, crossed_table
 from .scores import BenchmarkScores, load_scores

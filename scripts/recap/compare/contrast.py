@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from ..hashing import sha256_bytes
+from ..hashing import derived_seed
 from ..settings import CompareSettings
 from .categories import category_rows, question_categories
 from .crossed import crossed_p_value, minimum_detectable_effect
@@ -24,12 +24,6 @@ from .significance import mcnemar, permutation_p_value
 
 Row = dict[str, Any]
 _RIGHT = 50.0
-
-
-def derived_seed(seed: int, *names: str) -> int:
-    """Return a seed of its own for every use, whatever the order of the uses."""
-    text = "\x1f".join((str(seed), *names))
-    return int(sha256_bytes(text.encode())[:15], 16)
 
 
 def summarize_arm(scores: BenchmarkScores, arm: str, settings: CompareSettings) -> Row:

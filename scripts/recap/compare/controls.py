@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 
 from ..errors import GateError
+from ..hashing import derived_seed
 from ..io import read_json
 from ..settings import CompareSettings
-from .contrast import derived_seed
 from .inputs import ComparisonInputs, ControlInputs
 from .resampling import FEWEST_IMAGES, FloatArray, crossed_interval, crossed_table
 from .scores import BenchmarkScores, align_scores, read_rows

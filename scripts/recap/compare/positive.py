@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 
 from ..errors import GateError
+from ..hashing import derived_seed
 from ..io import read_json, write_evidence
 from ..settings import CompareSettings
-from .contrast import derived_seed
 from .inputs import ComparisonInputs, PositiveControlInputs
 from .resampling import crossed_interval, crossed_table
 from .scores import align_scores, read_rows

@@ -119,8 +119,9 @@ def experiment_files(name: str, root: str | Path = ".") -> list[str]:
 def _read_settings(path: Path) -> dict[str, Any]:
     """Return what a YAML file of settings holds."""
     try:
-        text = path.read_text(encoding="utf-8")
-        node, content = yaml.compose(text, yaml.SafeLoader), yaml.safe_load(text)
+        loader = yaml.SafeLoader(path.read_text(encoding="utf-8"))
+        node = loader.get_single_node()
+        content = None if node is None else loader.construct_document(node)
     except (UnicodeDecodeError, yaml.YAMLError) as error:
         mark = getattr(error, "problem_mark", None)
         where = f"{path}, line {mark.line + 1}" if mark else str(path)

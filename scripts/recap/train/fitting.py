@@ -3,6 +3,7 @@
 import gc
 import logging
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -186,12 +187,14 @@ def _slope(trainer: StageTrainer, run: Run) -> float:
         RecapError: instead, on that rank alone, if they share the base.
     """
     data, size = run.data, run.plan.micro_batch
-    parts = [data.order[start : start + size] for start in range(0, len(data.order), size)]
-    told = [part for part in parts if any(data.encoded[index].supervised for index in part)]
+    parts = (data.order[start : start + size] for start in range(0, len(data.order), size))
+    told = (part for part in parts if any(data.encoded[index].supervised for index in part))
+    first = next(told)
     if run.request.stage == "pretrain":
-        shown = [part for part in told if any(data.encoded[index].has_image for index in part)]
-        told = shown or told
-    batch = [data.dataset[index] for index in told[0]]
+        rest = chain([first], told)
+        shown = (part for part in rest if any(data.encoded[index].has_image for index in part))
+        first = next(shown, first)
+    batch = [data.dataset[index] for index in first]
     inputs = to_device(trainer.data_collator(batch), run.args.device)
     model = trainer.accelerator.unwrap_model(trainer.model)
     model.train()

@@ -1,6 +1,5 @@
 """What the ranks of a run tell each other, and decide alike so that none waits for ever."""
 
-import hashlib
 import time
 from collections.abc import Iterable, Sequence
 
@@ -8,6 +7,8 @@ import torch
 from accelerate import PartialState
 from accelerate.utils import gather
 from torch import distributed
+
+from ..hashing import derived_seed
 
 
 def highest(level: int) -> int:
@@ -57,10 +58,7 @@ def rank_seed(seed: int, rank: int, update: int) -> int:
         rank: number of the rank.
         update: made before.
     """
-    if not rank and not update:
-        return seed
-    text = f"{seed} {rank} {update}"
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:6], "big")
+    return derived_seed(seed, rank, update) if rank or update else seed
 
 
 def finish(device: torch.device) -> None:

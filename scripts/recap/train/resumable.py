@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 from safetensors.torch import load_file, save_file
 from torch import nn
@@ -18,6 +19,16 @@ from .telemetry import Telemetry
 logger = logging.getLogger(__name__)
 
 TRAINABLES_NAME = "trainables.safetensors"
+
+
+def newest_checkpoint(store: StateStore) -> Path | None:
+    """Return the newest sound checkpoint as rank zero sees it; every rank must ask.
+
+    To another node a folder that was just written may still be unknown.
+    """
+    found = [store.latest() if PartialState().is_main_process else None]
+    broadcast_object_list(found)
+    return found[0]
 
 
 class ResumableTrainer(Trainer):
@@ -61,10 +72,7 @@ class ResumableTrainer(Trainer):
             return None
         if self._saved_update != self.state.global_step:
             self._save_checkpoint(self.accelerator.unwrap_model(self.model), None)
-        # As rank zero sees it: to another node its folder may still be unknown.
-        found = [self._store.latest() if self.args.should_save else None]
-        broadcast_object_list(found)
-        return found[0]
+        return newest_checkpoint(self._store)
 
     def trainables(self) -> dict[str, nn.Parameter]:
         """Return the trained parameters by name, looked up once: a GPU waits for it."""

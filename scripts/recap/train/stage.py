@@ -9,7 +9,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 
 from ..errors import GateError
@@ -31,6 +30,7 @@ from .probing import resolve_execution
 from .ranks import agreed
 from .request import StageRequest
 from .results import GATES_NAME, Provenance, record_cost, write_results
+from .resumable import newest_checkpoint
 from .schedule import learning_rate_after
 from .setup import (
     build_stage_model,
@@ -179,10 +179,8 @@ def _tracking(run: Run, first_update: int) -> Iterator[Tracker | None]:
 
 
 def _restore(store: StateStore, telemetry: Telemetry) -> Path | None:
-    """Return the newest sound checkpoint, as rank zero finds it, its telemetry taken over."""
-    found = [store.latest() if PartialState().is_main_process else None]
-    broadcast_object_list(found)
-    checkpoint = found[0]
+    """Return the newest sound checkpoint, its telemetry taken over."""
+    checkpoint = newest_checkpoint(store)
     if checkpoint is not None:
         telemetry.restore(checkpoint)
         logger.info("continuing after update %d from %s", len(telemetry.rows), checkpoint)
